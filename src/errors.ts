@@ -1,0 +1,62 @@
+/**
+ * Every failure ssm-bridge can name. The part before the dot is the class of failure, which decides
+ * the exit status (src/cli/report.ts); the whole code is stable and has a heading in the README.
+ */
+export type ErrorCode =
+  | 'usage.arguments'
+  | 'usage.target'
+  | 'usage.config'
+  | 'credentials.missing'
+  | 'credentials.expired'
+  | 'credentials.failed'
+  | 'access.denied'
+  | 'access.websocket'
+  | 'target.not-connected'
+  | 'target.unsuitable'
+  | 'api.throttled'
+  | 'api.failed'
+  | 'network.unreachable'
+  | 'network.timeout'
+  | 'network.tls'
+  | 'network.refused'
+  | 'protocol.malformed'
+  | 'protocol.wrong-session'
+  | 'protocol.handshake'
+  | 'session.lost'
+  | 'session.gone'
+  | 'remote.closed'
+  | 'remote.unreachable'
+  | 'remote.truncated'
+  | 'key.denied'
+  | 'key.refused'
+  | 'key.throttled'
+  | 'key.failed'
+  | 'key.agent'
+  | 'hostkey.changed'
+  | 'hostkey.unavailable'
+  | 'local.io'
+  | 'internal';
+
+export interface BridgeErrorOptions {
+  /** What the user can do about it; one clause, no full stop. */
+  readonly hint?: string;
+  readonly cause?: unknown;
+}
+
+/** A failure with a stable code. `message` says what failed and why, in one clause without a full stop. */
+export class BridgeError extends Error {
+  readonly code: ErrorCode;
+  readonly hint: string | undefined;
+
+  constructor(code: ErrorCode, message: string, options: BridgeErrorOptions = {}) {
+    super(message, options.cause === undefined ? undefined : { cause: options.cause });
+    this.name = 'BridgeError';
+    this.code = code;
+    this.hint = options.hint;
+  }
+}
+
+/** Narrows to a BridgeError without relying on its class identity surviving bundling. */
+export function isBridgeError(value: unknown): value is BridgeError {
+  return value instanceof BridgeError;
+}
