@@ -89,6 +89,8 @@ export async function startSshd(options: SshdOptions = {}): Promise<Sshd> {
     'LogLevel VERBOSE',
     'Subsystem sftp internal-sftp',
     'AcceptEnv GIT_PROTOCOL',
+    // A shell started by sshd reads ~/.bashrc: what a developer has there is not under test.
+    `SetEnv HOME=${dir} HISTFILE=/dev/null`,
     ...((await sshdVersion()) >= 9.8 ? ['PerSourcePenalties no'] : []),
     ...(command === undefined
       ? [`AuthorizedKeysFile ${authorizedKeysFile}`]
