@@ -1,0 +1,91 @@
+import { isatty } from 'node:tty';
+import { silentLogger } from '../logger.ts';
+import type { Logger } from '../logger.ts';
+import type { CommandArgs } from './args.ts';
+import type { CommandIo } from './io.ts';
+import { parse, roughTarget } from './parse.ts';
+import { prefixed, report } from './report.ts';
+import { writeStderr } from './stderr.ts';
+import { writeStdout } from './stdout.ts';
+import { version } from './version.ts';
+
+export interface MainHooks {
+  /** Called once when the command has reached its steady state. */
+  readonly started: () => void;
+  readonly fatal: AbortSignal;
+}
+
+/** Runs the command line; gives the exit status. Never rejects: failures are one line on stderr. */
+export async function main(
+  argv: readonly string[],
+  env: NodeJS.ProcessEnv,
+  hooks: MainHooks,
+): Promise<number> {
+  let target = roughTarget(argv);
+  try {
+    const parsed = parse(argv, env);
+    if (parsed.kind === 'version') {
+      await writeStdout(`${version}\n`);
+      return 0;
+    }
+    if (parsed.kind === 'help') {
+      const { helpText } = await import('./help.ts');
+      await writeStdout(`${await helpText(parsed.command)}\n`);
+      return 0;
+    }
+    target = targetOf(parsed.args);
+    const logger = await loggerFor(parsed.args, target);
+    const notice = (text: string): void => {
+      writeStderr(prefixed(target, text));
+    };
+    return await run(parsed.args, { env, logger, notice, ...hooks });
+  } catch (error) {
+    return report(error, target, env);
+  }
+}
+
+function targetOf(args: CommandArgs): string | undefined {
+  switch (args.command) {
+    case 'connect':
+      return args.via === undefined ? args.target : `${args.target} via ${args.via}`;
+    case 'forward':
+      return args.node;
+    case 'known-hosts':
+      return args.host;
+    case 'config':
+      return undefined;
+  }
+}
+
+async function loggerFor(args: CommandArgs, target: string | undefined): Promise<Logger> {
+  if (args.command === 'config' || args.logLevel === 'off') return silentLogger;
+  const { openLog } = await import('./log.ts');
+  return openLog(args, { target, command: args.command });
+}
+
+async function run(args: CommandArgs, io: CommandIo): Promise<number> {
+  switch (args.command) {
+    case 'connect': {
+      if (isatty(0)) {
+        io.notice(
+          'this speaks the SSH protocol on stdin and stdout and is meant to be started by ssh; ' +
+            'put the output of `ssm-bridge config` into ~/.ssh/config and run `ssh USER@NODE`',
+        );
+      }
+      const command = await import('./commands/connect.ts');
+      return command.run(args, io);
+    }
+    case 'forward': {
+      const command = await import('./commands/forward.ts');
+      return command.run(args, io);
+    }
+    case 'known-hosts': {
+      const command = await import('./commands/known-hosts.ts');
+      return command.run(args, io);
+    }
+    case 'config': {
+      const command = await import('./commands/config.ts');
+      return command.run(args, io);
+    }
+  }
+}

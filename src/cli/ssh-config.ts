@@ -1,0 +1,74 @@
+import { BridgeError } from '../errors.ts';
+import type { ConfigArgs } from './args.ts';
+
+/**
+ * The ssh_config block for these options. `program` is the words that start ssm-bridge.
+ * Rejects values that an ssh_config line cannot hold.
+ */
+export function configBlock(args: ConfigArgs, program: readonly string[]): string {
+  const lines = [
+    '# Managed nodes of AWS Systems Manager. Keep this block below those of single hosts: the first value',
+    '# that ssh finds wins, and this line also matches the HostName that a block above has set.',
+    `Match host "${args.host}"`,
+    `  ProxyCommand ${proxyCommand(args, program)}`,
+    ...(args.user === undefined ? [] : [`  User ${quoteForConfig(args.user)}`]),
+    ...(args.pushKey === 'off' ? [] : identityLines(args)),
+    ...(args.verifyHostKeys ? knownHostsLines(args, program) : []),
+    '  # ssh alone would wait for ever: for the login banner, and on a connection that has died.',
+    '  ConnectTimeout 30',
+    '  ServerAliveInterval 15',
+    '  ServerAliveCountMax 3',
+  ];
+  return `${lines.join('\n')}\n`;
+}
+
+/** ssh pastes its tokens unquoted into a shell line, so they stand in quotes of the shell's. */
+function proxyCommand(args: ConfigArgs, program: readonly string[]): string {
+  const words = program.map(quoteForShell);
+  const passed = args.passed.flatMap(({ name, value }) => [`--${name}`, quoteForShell(value)]);
+  const user = args.pushKey === 'off' ? [] : ['--user', "'%r'"];
+  return [...words, 'connect', ...passed, ...user, "'%h'", '%p'].join(' ');
+}
+
+function identityLines(args: ConfigArgs): readonly string[] {
+  switch (args.key.kind) {
+    case 'ephemeral':
+      return [];
+    case 'public':
+      return [`  IdentityFile ${quoteForConfig(args.key.path.replace(/\.pub$/, ''))}`];
+    case 'file':
+      return [`  IdentityFile ${quoteForConfig(args.key.path)}`, '  IdentitiesOnly yes'];
+    case 'agent':
+      return [];
+  }
+}
+
+/** Without a shell: ssh splits this line itself and wants an absolute path first. */
+function knownHostsLines(args: ConfigArgs, program: readonly string[]): readonly string[] {
+  const words = program[0]?.startsWith('/') === true ? program : ['/usr/bin/env', ...program];
+  const passed = args.passed
+    .filter(({ name }) => ['profile', 'region', 'proxy'].includes(name))
+    .flatMap(({ name, value }) => [`--${name}`, quoteForConfig(value)]);
+  return [
+    `  KnownHostsCommand ${[...words.map(quoteForConfig), 'known-hosts', ...passed, '%H'].join(' ')}`,
+  ];
+}
+
+/** For a line that goes to $SHELL after ssh has expanded its tokens. */
+export function quoteForShell(word: string): string {
+  const literal = refuseLineBreaks(word).replaceAll('%', '%%');
+  return /^[\w@+=:,./-]+$/.test(literal) ? literal : `'${literal.replaceAll("'", "'\\''")}'`;
+}
+
+/** For a word that ssh reads itself. */
+export function quoteForConfig(word: string): string {
+  const literal = refuseLineBreaks(word).replaceAll('%', '%%');
+  return /^[\w@+=:,./~%-]+$/.test(literal)
+    ? literal
+    : `"${literal.replaceAll('\\', '\\\\').replaceAll('"', '\\"')}"`;
+}
+
+function refuseLineBreaks(word: string): string {
+  if (!/[\0\r\n]/.test(word)) return word;
+  throw new BridgeError('usage.config', 'an ssh_config value cannot contain a line break');
+}
