@@ -52,8 +52,8 @@ export interface ConnectArgs extends AwsArgs, LogArgs, SessionArgs {
   /** The login name the key is pushed for (%r). Always present when pushKey is not `off`. */
   readonly user: string | undefined;
   readonly key: KeyChoice;
-  /** Path of the private agent socket for an ephemeral key: what ssh has as IdentityAgent. */
-  readonly keySocket: string | undefined;
+  /** Path of the private agent socket for an ephemeral key, when it is not the default one. */
+  readonly agentSocket: string | undefined;
   readonly availabilityZone: string | undefined;
 }
 
@@ -76,8 +76,14 @@ export interface ForwardArgs extends AwsArgs, LogArgs, SessionArgs {
 
 export interface KnownHostsArgs extends AwsArgs, LogArgs {
   readonly command: 'known-hosts';
-  /** As ssh gives it (%H): a node id, or [id]:port. */
+  /** As ssh gives it (%H): a node id, an alias, or either as [name]:port. */
   readonly host: string;
+  /** The node whose keys are wanted (%h); undefined when `host` says it. */
+  readonly node: string | undefined;
+  /** Why ssh asks (%I): ORDER, HOSTNAME or ADDRESS. */
+  readonly lookup: string | undefined;
+  /** The key the server presented (%K), base64; NONE while there is none yet. */
+  readonly presented: string | undefined;
   /** When to stop waiting for the node's answer. */
   readonly timeoutMs: number;
   /** How long fetched keys are believed before they are fetched again. */

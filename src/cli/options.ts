@@ -96,7 +96,7 @@ export const options: readonly OptionSpec[] = [
     commands: ['connect', 'config'],
   },
   {
-    name: 'key-socket',
+    name: 'agent-socket',
     type: 'text',
     placeholder: 'PATH',
     describe: 'agent socket for an ephemeral key; the same path as IdentityAgent',
@@ -164,6 +164,27 @@ export const options: readonly OptionSpec[] = [
     min: 256,
     max: 65_536,
     commands: session,
+  },
+  {
+    name: 'node',
+    type: 'text',
+    placeholder: 'NODE',
+    describe: 'node to ask, when <host> does not name it (%h in ssh_config)',
+    commands: ['known-hosts'],
+  },
+  {
+    name: 'lookup',
+    type: 'text',
+    placeholder: 'KIND',
+    describe: 'why ssh asks (%I in ssh_config)',
+    commands: ['known-hosts'],
+  },
+  {
+    name: 'presented',
+    type: 'text',
+    placeholder: 'KEY',
+    describe: 'key that the server presented (%K in ssh_config)',
+    commands: ['known-hosts'],
   },
   {
     name: 'timeout',

@@ -99,7 +99,7 @@ function build(command: CommandSpec, given: Given, env: NodeJS.ProcessEnv): Comm
         pushKey,
         user,
         key: keyChoice(text('key')),
-        keySocket: text('key-socket'),
+        agentSocket: text('agent-socket'),
         availabilityZone: text('availability-zone'),
         ...awsArgs(text),
         ...logArgs(text),
@@ -122,6 +122,9 @@ function build(command: CommandSpec, given: Given, env: NodeJS.ProcessEnv): Comm
       return {
         command: 'known-hosts',
         host: first,
+        node: text('node'),
+        lookup: text('lookup'),
+        presented: text('presented'),
         timeoutMs: duration(text('timeout')),
         cacheMs: duration(text('cache')),
         ...awsArgs(text),

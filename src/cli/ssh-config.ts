@@ -30,17 +30,27 @@ function proxyCommand(args: ConfigArgs, program: readonly string[]): string {
   return [...words, 'connect', ...passed, ...user, "'%h'", '%p'].join(' ');
 }
 
+/**
+ * What ssh must look at to find the key that is pushed. `IdentitiesOnly yes` in a block below would hide
+ * keys of an agent that have no file, so each form states its own.
+ */
 function identityLines(args: ConfigArgs): readonly string[] {
   switch (args.key.kind) {
     case 'ephemeral':
-      return [];
-    case 'public':
-      return [`  IdentityFile ${quoteForConfig(args.key.path.replace(/\.pub$/, ''))}`];
-    case 'file':
-      return [`  IdentityFile ${quoteForConfig(args.key.path)}`, '  IdentitiesOnly yes'];
+      return ['  IdentityAgent ~/.ssh/ssm-bridge/%r@%h:%p', ...agentKeysOnly];
     case 'agent':
-      return [];
+      return agentKeysOnly;
+    case 'public':
+      return fileOnly(args.key.path.replace(/\.pub$/, ''));
+    case 'file':
+      return fileOnly(args.key.path);
   }
+}
+
+const agentKeysOnly = ['  IdentitiesOnly no', '  IdentityFile none'];
+
+function fileOnly(path: string): readonly string[] {
+  return [`  IdentityFile ${quoteForConfig(path)}`, '  IdentitiesOnly yes'];
 }
 
 /** Without a shell: ssh splits this line itself and wants an absolute path first. */
@@ -49,8 +59,9 @@ function knownHostsLines(args: ConfigArgs, program: readonly string[]): readonly
   const passed = args.passed
     .filter(({ name }) => ['profile', 'region', 'proxy'].includes(name))
     .flatMap(({ name, value }) => [`--${name}`, quoteForConfig(value)]);
+  const lookup = '--lookup %I --presented %K --node %h -- %H';
   return [
-    `  KnownHostsCommand ${[...words.map(quoteForConfig), 'known-hosts', ...passed, '%H'].join(' ')}`,
+    `  KnownHostsCommand ${[...words.map(quoteForConfig), 'known-hosts', ...passed, lookup].join(' ')}`,
   ];
 }
 

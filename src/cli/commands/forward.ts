@@ -1,6 +1,8 @@
 import { BridgeError } from '../../errors.ts';
 import type { ForwardArgs } from '../args.ts';
+import type { CommandIo } from '../io.ts';
 
-export function run(args: ForwardArgs): Promise<number> {
+export function run(args: ForwardArgs, io: CommandIo): Promise<number> {
+  io.logger.debug({ command: args.command }, 'not built yet');
   return Promise.reject(new BridgeError('internal', `${args.command} is not built yet`));
 }
