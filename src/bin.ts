@@ -7,13 +7,25 @@ export interface LoaderHooks {
   readonly saveCodeCache: () => void;
 }
 
+/** When, after the session is up, the code cache is written: not in the way of the login. */
+const saveAfterMs = 1000;
+
 /** How long work that was left behind may keep the process alive once everything is said and done. */
 const lingerMs = 2000;
 
 export function start(hooks: LoaderHooks): void {
   const fatal = new AbortController();
+  let saveTimer: NodeJS.Timeout | undefined;
+  const save = (): void => {
+    if (saveTimer === undefined) return;
+    clearTimeout(saveTimer);
+    saveTimer = undefined;
+    hooks.saveCodeCache();
+  };
   const settle = (status: number): void => {
     process.exitCode = status;
+    // For sessions shorter than the timer.
+    save();
     // The one forced exit there is. Every stream has been drained by now; what can still hold the event
     // loop is a socket or a timer that somebody forgot, and ssh's caller must not wait for that.
     setTimeout(() => process.exit(), lingerMs).unref();
@@ -26,7 +38,9 @@ export function start(hooks: LoaderHooks): void {
   process.on('uncaughtException', onFault);
   process.on('unhandledRejection', onFault);
   void main(process.argv.slice(2), process.env, {
-    started: hooks.saveCodeCache,
+    started: () => {
+      saveTimer ??= setTimeout(save, saveAfterMs).unref();
+    },
     fatal: fatal.signal,
   }).then((status) => {
     if (!fatal.signal.aborted) settle(status);

@@ -85,7 +85,7 @@ async function run(args: CommandArgs, io: CommandIo): Promise<number> {
     }
     case 'config': {
       const command = await import('./commands/config.ts');
-      return command.run(args, io);
+      return command.run(args);
     }
   }
 }
