@@ -1,0 +1,550 @@
+/**
+ * One session over any number of sockets: the handshake, the reliable stream in both directions,
+ * and the end. Bytes, time and chance come in as arguments, a list of things to do comes out; there
+ * is no I/O and nothing is ever waited for here.
+ *
+ * Guarantees: what is delivered is a prefix of what the agent sent, each byte once; what was taken
+ * by `send` is remembered before it is transmitted and stays so until it is acknowledged; every
+ * stream message that was accepted, and every duplicate, is acknowledged at once; memory is bounded
+ * whatever the peer does. After `closed` or `failed` no method has any effect.
+ */
+import { BridgeError } from '../errors.ts';
+import { isVersion } from './agent-version.ts';
+import { readU32, utf8Bytes, writeU32 } from './bytes.ts';
+import { decodeMessage, encodeAcknowledge, encodeStreamMessage, isIntact } from './codec.ts';
+import {
+  CLOSE_TOO_BIG,
+  EARLY_DATA_HOLD_MS,
+  FLAG,
+  MAX_CORRUPT_SOCKETS,
+  MAX_TEXT_LENGTH,
+  MAX_TOO_BIG_CLOSES,
+  PAYLOAD_TYPE,
+  STREAM_FLAGS,
+} from './constants.ts';
+import { answerHandshake, SHELL_HINT, type OpenedSession } from './handshake.ts';
+import type { StreamMessage } from './message.ts';
+import type { SendEntry } from './message-list.ts';
+import { Pacer } from './pacer.ts';
+import { PayloadSize } from './payload-size.ts';
+import {
+  acknowledgeJson,
+  openDataChannelJson,
+  parseAcknowledgedSeq,
+  parseChannelClosedOutput,
+  parseHandshakeRequest,
+  shownName,
+} from './payloads.ts';
+import { ReceiveWindow, type ReceivedMessage } from './receive-window.ts';
+import { SendWindow } from './send-window.ts';
+import { RandomMessageIds } from './uuid.ts';
+
+export interface Instant {
+  /** Monotonic milliseconds. */
+  readonly now: number;
+  /** Unix milliseconds, for the one header field that wants them. */
+  readonly wallNow: number;
+}
+
+export interface SessionOptions {
+  /** A UUID, the same for every socket of the session. */
+  readonly clientId: string;
+  /** Announced in the text frame and in the handshake; dotted numbers. */
+  readonly clientVersion: string;
+  /** Announce an old version in the handshake, so that LocalPortForwarding is one raw connection. */
+  readonly forceBasicMode?: boolean;
+  readonly maxPayloadBytes: number;
+  readonly maxInFlightBytes: number;
+  readonly maxInFlightMessages: number;
+  readonly messagesPerSecond: number;
+  readonly randomBytes: (size: number) => Uint8Array;
+}
+
+export interface SocketGrant {
+  readonly tokenValue: string;
+  /** A fresh UUID for each socket. */
+  readonly requestId: string;
+}
+
+export type Output =
+  /** One binary WebSocket message. */
+  | { readonly kind: 'transmit'; readonly frame: Uint8Array }
+  /** The text frame that opens a socket. */
+  | { readonly kind: 'transmit-text'; readonly text: string }
+  /** Stream bytes in order, never empty; a view that is valid until the next call. */
+  | { readonly kind: 'deliver'; readonly payload: Uint8Array }
+  | {
+      readonly kind: 'opened';
+      readonly mode: 'basic' | 'mux';
+      readonly agentVersion: string;
+      readonly properties: Record<string, string>;
+      readonly announcedVersion: string;
+      readonly smuxKeepAlive: boolean;
+    }
+  /** A flag of the agent's; 3 says that it could not connect to the port. */
+  | { readonly kind: 'flag'; readonly value: number }
+  /** The service says that the agent's side is gone, or back. */
+  | { readonly kind: 'publication'; readonly paused: boolean }
+  /** The socket must be replaced; at most once per socket. */
+  | { readonly kind: 'reconnect'; readonly reason: string }
+  /** The TerminateSession flag was acknowledged. */
+  | { readonly kind: 'terminated' }
+  /** The service's end of the session; `incomplete` when messages before it never arrived. */
+  | { readonly kind: 'closed'; readonly output: string; readonly incomplete: boolean }
+  /** The peer broke the protocol, or is no Port session; the session is over. */
+  | { readonly kind: 'failed'; readonly error: BridgeError }
+  /** Something arrived that has no effect; for the log. */
+  | { readonly kind: 'ignored'; readonly reason: string };
+
+export type Phase =
+  'awaiting-request' | 'awaiting-complete' | 'open' | 'terminating' | 'closed' | 'failed';
+
+type State =
+  | { readonly phase: 'awaiting-request'; readonly terminateWhenOpen: boolean }
+  | {
+      readonly phase: 'awaiting-complete';
+      readonly terminateWhenOpen: boolean;
+      readonly opening: OpenedSession;
+    }
+  /** Client bytes are held until `holdUntil`, or until the agent shows that it is connected. */
+  | { readonly phase: 'open'; readonly holdUntil: number }
+  | { readonly phase: 'terminating'; readonly flagSeq: number }
+  | { readonly phase: 'closed' }
+  | { readonly phase: 'failed' };
+
+type Link =
+  | { readonly kind: 'down' }
+  | { readonly kind: 'up'; readonly isGood: boolean; readonly isCorrupt: boolean };
+
+/** What a source that had to stop waits for, as far as time alone will bring it. */
+type Wait = 'nothing' | 'pacing' | 'hold';
+
+const NO_HOLD = Number.NEGATIVE_INFINITY;
+const LINK_DOWN: Link = { kind: 'down' };
+
+export class Session {
+  readonly #options: SessionOptions;
+  readonly #ids: RandomMessageIds;
+  readonly #sendWindow = new SendWindow();
+  readonly #receiveWindow = new ReceiveWindow();
+  readonly #payloadSize: PayloadSize;
+  readonly #pacer: Pacer;
+  #state: State = { phase: 'awaiting-request', terminateWhenOpen: false };
+  #link: Link = LINK_DOWN;
+  #nextSeq = 0;
+  #wait: Wait = 'nothing';
+  #lastAcknowledged: Pick<StreamMessage, 'messageType' | 'messageId' | 'seq'> | undefined;
+  #corruptSockets = 0;
+  #tooBigCloses = 0;
+
+  constructor(options: SessionOptions) {
+    if (!isVersion(options.clientVersion)) {
+      throw new BridgeError('internal', 'the client version must be dotted numbers');
+    }
+    this.#options = options;
+    this.#ids = new RandomMessageIds(options.randomBytes);
+    this.#payloadSize = new PayloadSize(options.maxPayloadBytes);
+    this.#pacer = new Pacer(options.messagesPerSecond);
+  }
+
+  get phase(): Phase {
+    return this.#state.phase;
+  }
+
+  get unackedMessages(): number {
+    return this.#sendWindow.messages;
+  }
+
+  get unackedBytes(): number {
+    return this.#sendWindow.bytes;
+  }
+
+  /** Stream messages that arrived before their turn, for logging. */
+  get earlyMessages(): number {
+    return this.#receiveWindow.earlyMessages;
+  }
+
+  /** The present resend delay, for logging. */
+  get resendAfterMs(): number {
+    return this.#sendWindow.resendAfterMs;
+  }
+
+  /** A socket is connected: introduces itself, then sends again whatever is unacknowledged. */
+  socketOpened(grant: SocketGrant, at: Instant): Output[] {
+    if (this.#isOver) return [];
+    if (this.#link.kind === 'up') this.socketLost(undefined, at);
+    this.#link = { kind: 'up', isGood: false, isCorrupt: false };
+    const { clientId, clientVersion } = this.#options;
+    const text = openDataChannelJson({ ...grant, clientId, clientVersion });
+    const outputs: Output[] = [{ kind: 'transmit-text', text }];
+    // An agent that was paused resumes when it hears anything, an old acknowledgement included.
+    if (this.#lastAcknowledged !== undefined) {
+      this.#transmitAcknowledge(this.#lastAcknowledged, at, outputs);
+    }
+    this.#sendWindow.requeueAll();
+    this.#pump(at, outputs);
+    return outputs;
+  }
+
+  /** The socket is gone; whatever the code, the session is not. */
+  // eslint-disable-next-line @typescript-eslint/no-unused-vars -- every input carries its instant
+  socketLost(closeCode: number | undefined, _at: Instant): Output[] {
+    if (this.#isOver || this.#link.kind === 'down') return [];
+    this.#link = LINK_DOWN;
+    this.#wait = 'nothing';
+    const { hasLarge } = this.#sendWindow;
+    this.#payloadSize.socketLost(closeCode, hasLarge);
+    if (closeCode === CLOSE_TOO_BIG && hasLarge) this.#tooBigCloses += 1;
+    if (this.#tooBigCloses < MAX_TOO_BIG_CLOSES) return [];
+    return this.#fail(
+      new BridgeError('session.lost', 'the service refuses a message of this size', {
+        hint: 'try again with --payload-size 1024',
+      }),
+    );
+  }
+
+  /** One binary WebSocket message. */
+  receive(message: Uint8Array, at: Instant): Output[] {
+    if (this.#isOver) return [];
+    if (this.#link.kind === 'down') return [ignored('message without a socket')];
+    const decoded = decodeMessage(message);
+    switch (decoded.kind) {
+      case 'stream':
+        return this.#receiveStream(decoded, at);
+      case 'acknowledge':
+        return isIntact(decoded)
+          ? this.#receiveAcknowledge(parseAcknowledgedSeq(decoded.payload), at)
+          : [ignored('acknowledgement with a wrong digest')];
+      case 'channel-closed': {
+        const incomplete = this.#receiveWindow.hasGap;
+        this.#transition({ phase: 'closed' });
+        return [{ kind: 'closed', output: parseChannelClosedOutput(decoded.payload), incomplete }];
+      }
+      case 'publication':
+        return [{ kind: 'publication', paused: decoded.paused }];
+      case 'other':
+        return [ignored(`message of type ${shownName(decoded.messageType)}`)];
+      case 'malformed':
+        return [ignored(`malformed message: ${decoded.reason}`)];
+    }
+  }
+
+  /** A text frame, which the service is not known to send: the same bytes in another wrapping. */
+  receiveText(text: string, at: Instant): Output[] {
+    if (text.length > MAX_TEXT_LENGTH) return this.#isOver ? [] : [ignored('oversize text frame')];
+    return this.receive(utf8Bytes(text), at);
+  }
+
+  /** Most payload bytes that `send` takes now; 0 when not open, window full, paced or without socket. */
+  sendCapacity(at: Instant): number {
+    if (!this.#hasRoom) return 0;
+    if (this.#state.phase === 'open' && at.now < this.#state.holdUntil) return 0;
+    return this.#pacer.isReady(at.now) ? this.#roomBytes : 0;
+  }
+
+  /** Sends exactly one stream message. The bytes are copied. */
+  send(payload: Uint8Array, at: Instant): Output[] {
+    if (payload.length === 0 || payload.length > this.sendCapacity(at)) {
+      throw new BridgeError('internal', 'more bytes were sent than the session takes');
+    }
+    this.#wait = 'nothing';
+    this.#payloadSize.sent(payload.length, this.#sendWindow.messages);
+    const outputs: Output[] = [];
+    this.#transmitStream(PAYLOAD_TYPE.output, payload, at, outputs);
+    return outputs;
+  }
+
+  /** Asks the agent to end the session; when it is not open yet, as soon as it is. */
+  terminate(at: Instant): Output[] {
+    const state = this.#state;
+    switch (state.phase) {
+      case 'awaiting-request':
+      case 'awaiting-complete':
+        this.#transition({ ...state, terminateWhenOpen: true });
+        return [];
+      case 'open': {
+        const outputs: Output[] = [];
+        this.#transmitTerminate(at, outputs);
+        return outputs;
+      }
+      case 'terminating':
+      case 'closed':
+      case 'failed':
+        return [];
+    }
+  }
+
+  /** Does what is due by now; an extra call changes nothing. */
+  wake(at: Instant): Output[] {
+    const outputs: Output[] = [];
+    if (this.#isOver || this.#link.kind === 'down') return outputs;
+    const waitUntil = this.#waitUntil;
+    if (waitUntil !== undefined && at.now >= waitUntil) this.#wait = 'nothing';
+    this.#sendWindow.expire(at.now);
+    this.#pump(at, outputs);
+    return outputs;
+  }
+
+  /** When `wake` is wanted, on the monotonic clock; undefined while nothing waits for time. */
+  nextWakeAt(): number | undefined {
+    if (this.#isOver || this.#link.kind === 'down') return undefined;
+    const resendAt = this.#sendWindow.hasQueued
+      ? this.#pacer.readyAt()
+      : this.#sendWindow.resendAt();
+    const waitUntil = this.#waitUntil;
+    if (resendAt === undefined || waitUntil === undefined) return resendAt ?? waitUntil;
+    return Math.min(resendAt, waitUntil);
+  }
+
+  /**
+   * The source had more when `sendCapacity` was last 0. If time alone changes that, `nextWakeAt`
+   * includes the instant; if it takes an acknowledgement or a socket, that will be an input anyway.
+   */
+  noteSendBlocked(): void {
+    if (!this.#hasRoom) return;
+    if (this.#pacer.isEmpty) this.#wait = 'pacing';
+    else if (this.#state.phase === 'open' && this.#state.holdUntil !== NO_HOLD) this.#wait = 'hold';
+  }
+
+  get #isOver(): boolean {
+    return this.#state.phase === 'closed' || this.#state.phase === 'failed';
+  }
+
+  get #waitUntil(): number | undefined {
+    switch (this.#wait) {
+      case 'nothing':
+        return undefined;
+      case 'pacing':
+        return this.#pacer.readyAt();
+      case 'hold':
+        return this.#state.phase === 'open' ? this.#state.holdUntil : undefined;
+    }
+  }
+
+  /** Whether a data message could go out but for pacing and holding. */
+  get #hasRoom(): boolean {
+    return (
+      this.#state.phase === 'open' &&
+      this.#link.kind === 'up' &&
+      !this.#sendWindow.hasQueued &&
+      this.#roomBytes > 0
+    );
+  }
+
+  /** Room in the window for one payload: a whole one or none, so that sizes do not dwindle. */
+  get #roomBytes(): number {
+    const { messages, bytes } = this.#sendWindow;
+    const limit = this.#payloadSize.limit(messages);
+    if (messages === 0) return Math.min(limit, this.#options.maxInFlightBytes);
+    const isFull =
+      messages >= this.#options.maxInFlightMessages ||
+      bytes + limit > this.#options.maxInFlightBytes;
+    return isFull ? 0 : limit;
+  }
+
+  #transition(state: State): void {
+    this.#state = state;
+  }
+
+  #fail(error: BridgeError): Output[] {
+    this.#transition({ phase: 'failed' });
+    return [{ kind: 'failed', error }];
+  }
+
+  #receiveStream(message: StreamMessage, at: Instant): Output[] {
+    if (message.messageType !== 'output_stream_data') {
+      return [ignored('stream message of the wrong direction')];
+    }
+    if (!isIntact(message)) return this.#receiveCorrupt();
+    const placement = this.#receiveWindow.place(message);
+    if (placement === 'refused') return [ignored('too many early messages')];
+    if (placement !== 'duplicate') this.#noteGoodSocket();
+    const outputs: Output[] = [];
+    this.#transmitAcknowledge(message, at, outputs);
+    if (placement !== 'next') return outputs;
+    let next: ReceivedMessage | undefined = message;
+    while (next !== undefined && !this.#isOver) {
+      this.#process(next, at, outputs);
+      next = this.#receiveWindow.takeNext();
+    }
+    return outputs;
+  }
+
+  /** Not acknowledged, so the agent sends it again; over another socket, since this one is bad. */
+  #receiveCorrupt(): Output[] {
+    if (this.#link.kind === 'down' || this.#link.isCorrupt) return [ignored('wrong digest')];
+    this.#corruptSockets += 1;
+    if (this.#corruptSockets >= MAX_CORRUPT_SOCKETS) {
+      return this.#fail(
+        new BridgeError('protocol.malformed', 'data from the agent keeps arriving damaged', {
+          hint: 'check for a proxy that rewrites WebSocket messages',
+        }),
+      );
+    }
+    this.#link = { ...this.#link, isCorrupt: true };
+    return [{ kind: 'reconnect', reason: 'stream data with a wrong digest' }];
+  }
+
+  #noteGoodSocket(): void {
+    if (this.#link.kind === 'down' || this.#link.isGood) return;
+    this.#link = { ...this.#link, isGood: true };
+    this.#corruptSockets = 0;
+  }
+
+  #receiveAcknowledge(seq: number | undefined, at: Instant): Output[] {
+    if (seq === undefined) return [ignored('acknowledgement without a sequence number')];
+    if (!this.#sendWindow.acknowledge(seq, at.now)) return [];
+    this.#payloadSize.acknowledged();
+    this.#tooBigCloses = 0;
+    const outputs: Output[] = [];
+    if (this.#state.phase === 'terminating' && seq === this.#state.flagSeq) {
+      outputs.push({ kind: 'terminated' });
+    }
+    this.#pump(at, outputs);
+    return outputs;
+  }
+
+  /** One message of the agent's whose turn it is; it is acknowledged already. */
+  #process(message: ReceivedMessage, at: Instant, outputs: Output[]): void {
+    const state = this.#state;
+    switch (state.phase) {
+      case 'awaiting-request':
+        this.#processBeforeRequest(message, state.terminateWhenOpen, at, outputs);
+        return;
+      case 'awaiting-complete':
+        this.#processBeforeComplete(message, state, at, outputs);
+        return;
+      case 'open':
+        if (message.payloadType === PAYLOAD_TYPE.output && state.holdUntil !== NO_HOLD) {
+          this.#transition({ phase: 'open', holdUntil: NO_HOLD });
+          this.#wait = 'nothing';
+        }
+        processData(message, outputs);
+        return;
+      case 'terminating':
+        processData(message, outputs);
+        return;
+      case 'closed':
+      case 'failed':
+        return;
+    }
+  }
+
+  #processBeforeRequest(
+    message: ReceivedMessage,
+    terminateWhenOpen: boolean,
+    at: Instant,
+    outputs: Output[],
+  ): void {
+    if (message.payloadType === PAYLOAD_TYPE.output) {
+      const error = 'the agent sent output without a handshake, as for a shell session';
+      outputs.push(
+        ...this.#fail(new BridgeError('protocol.wrong-session', error, { hint: SHELL_HINT })),
+      );
+      return;
+    }
+    if (message.payloadType !== PAYLOAD_TYPE.handshakeRequest) {
+      outputs.push(ignored(`payload type ${message.payloadType} before the handshake`));
+      return;
+    }
+    const request = parseHandshakeRequest(message.payload);
+    if (request === undefined) {
+      const error = 'the handshake request of the agent could not be read';
+      outputs.push(...this.#fail(new BridgeError('protocol.handshake', error)));
+      return;
+    }
+    const { clientVersion, forceBasicMode = false } = this.#options;
+    const { response, outcome } = answerHandshake(request, { clientVersion, forceBasicMode });
+    this.#transmitStream(PAYLOAD_TYPE.handshakeResponse, response, at, outputs);
+    if (outcome instanceof BridgeError) outputs.push(...this.#fail(outcome));
+    else this.#transition({ phase: 'awaiting-complete', terminateWhenOpen, opening: outcome });
+  }
+
+  #processBeforeComplete(
+    message: ReceivedMessage,
+    state: Extract<State, { phase: 'awaiting-complete' }>,
+    at: Instant,
+    outputs: Output[],
+  ): void {
+    if (message.payloadType === PAYLOAD_TYPE.output) {
+      const error = 'the agent sent data before it completed the handshake';
+      outputs.push(...this.#fail(new BridgeError('protocol.handshake', error)));
+      return;
+    }
+    if (message.payloadType !== PAYLOAD_TYPE.handshakeComplete) {
+      outputs.push(ignored(`payload type ${message.payloadType} during the handshake`));
+      return;
+    }
+    const { dropsEarlyData, ...opened } = state.opening;
+    const holdUntil = dropsEarlyData ? at.now + EARLY_DATA_HOLD_MS : NO_HOLD;
+    this.#transition({ phase: 'open', holdUntil });
+    outputs.push({ kind: 'opened', ...opened });
+    if (state.terminateWhenOpen) this.#transmitTerminate(at, outputs);
+  }
+
+  #transmitTerminate(at: Instant, outputs: Output[]): void {
+    this.#transition({ phase: 'terminating', flagSeq: this.#nextSeq });
+    const payload = new Uint8Array(4);
+    writeU32(payload, 0, FLAG.terminateSession);
+    this.#transmitStream(PAYLOAD_TYPE.flag, payload, at, outputs);
+  }
+
+  /** Remembers, then sends. Handshake and flags do not wait for pacing but count towards it. */
+  #transmitStream(payloadType: number, payload: Uint8Array, at: Instant, outputs: Output[]): void {
+    const seq = this.#nextSeq;
+    this.#nextSeq += 1;
+    const frame = encodeStreamMessage(
+      {
+        messageType: 'input_stream_data',
+        seq,
+        flags: STREAM_FLAGS,
+        createdAt: at.wallNow,
+        payloadType,
+        payload,
+      },
+      this.#ids,
+    );
+    const entry: SendEntry = this.#sendWindow.add(seq, frame, payload.length);
+    if (this.#link.kind === 'down') return;
+    this.#pacer.take(at.now);
+    this.#sendWindow.markSent(entry, at.now);
+    outputs.push({ kind: 'transmit', frame });
+  }
+
+  #transmitAcknowledge(
+    message: Pick<StreamMessage, 'messageType' | 'messageId' | 'seq'>,
+    at: Instant,
+    outputs: Output[],
+  ): void {
+    const { messageType, messageId, seq } = message;
+    this.#lastAcknowledged = { messageType, messageId, seq };
+    const frame = encodeAcknowledge(acknowledgeJson(message), at.wallNow, this.#ids);
+    outputs.push({ kind: 'transmit', frame });
+  }
+
+  /** Sends again what is queued, as far as pacing allows. */
+  #pump(at: Instant, outputs: Output[]): void {
+    while (this.#sendWindow.hasQueued && this.#pacer.isReady(at.now)) {
+      const frame = this.#sendWindow.sendNext(at.now);
+      if (frame === undefined) return;
+      this.#pacer.take(at.now);
+      outputs.push({ kind: 'transmit', frame });
+    }
+  }
+}
+
+/** Bytes and flags of an open session; other payload types have no meaning in a Port session. */
+function processData(message: ReceivedMessage, outputs: Output[]): void {
+  const { payloadType, payload } = message;
+  if (payloadType === PAYLOAD_TYPE.output) {
+    if (payload.length > 0) outputs.push({ kind: 'deliver', payload });
+  } else if (payloadType === PAYLOAD_TYPE.flag && payload.length >= 4) {
+    outputs.push({ kind: 'flag', value: readU32(payload, 0) });
+  } else {
+    outputs.push(ignored(`payload type ${payloadType}`));
+  }
+}
+
+function ignored(reason: string): Output {
+  return { kind: 'ignored', reason };
+}
