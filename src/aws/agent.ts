@@ -1,0 +1,66 @@
+import { Agent as HttpAgent } from 'node:http';
+import { Agent as HttpsAgent } from 'node:https';
+import type { Socket } from 'node:net';
+
+/**
+ * Opens a connection to an API host, ready for HTTP: TLS, if asked for, has been established. Where
+ * connections made ahead of time, and proxies, come in.
+ */
+export type ApiDial = (
+  request: {
+    readonly host: string;
+    readonly port: number;
+    readonly isSecure: boolean;
+    readonly ca: readonly string[] | undefined;
+  },
+  signal: AbortSignal,
+) => Promise<Socket>;
+
+export interface AgentOptions {
+  readonly ca: readonly string[] | undefined;
+  readonly dial: ApiDial | undefined;
+  /** Whether a connection is kept for the next call. */
+  readonly keepAlive: boolean;
+  readonly connectTimeoutMs: number;
+}
+
+/** The agents for https and http endpoints. */
+export function makeAgents(options: AgentOptions): { https: HttpsAgent; http: HttpAgent } {
+  const ca = options.ca === undefined ? {} : { ca: [...options.ca] };
+  const https = new HttpsAgent({ keepAlive: options.keepAlive, ...ca });
+  const http = new HttpAgent({ keepAlive: options.keepAlive });
+  const { dial } = options;
+  if (dial !== undefined) {
+    useDial(https, dial, true, options);
+    useDial(http, dial, false, options);
+  }
+  return { https, http };
+}
+
+type Created = (error: Error | null, socket?: Socket) => void;
+
+interface Dialling {
+  /** Documented in Node's http.Agent; the published types know the synchronous form only. */
+  createConnection: (to: { host?: string; port?: number | string }, created: Created) => undefined;
+}
+
+function useDial(agent: HttpAgent, dial: ApiDial, isSecure: boolean, options: AgentOptions): void {
+  const { ca, connectTimeoutMs } = options;
+  const dialling: Dialling = {
+    createConnection: (to, created) => {
+      const host = to.host ?? 'localhost';
+      const port = Number(to.port ?? (isSecure ? 443 : 80));
+      const signal = AbortSignal.timeout(connectTimeoutMs);
+      dial({ host, port, isSecure, ca }, signal).then(
+        (socket) => {
+          created(null, socket);
+        },
+        (error: unknown) => {
+          created(error instanceof Error ? error : new Error('dialling failed', { cause: error }));
+        },
+      );
+      return undefined;
+    },
+  };
+  Object.assign(agent, dialling);
+}
