@@ -3,6 +3,7 @@
  * not semver, and the two sides choose a session's mode from them independently.
  */
 import {
+  FIRST_AGENT_ACKNOWLEDGING_DUPLICATES,
   AGENT_WITHOUT_SMUX_KEEP_ALIVE,
   FIRST_AGENT_KEEPING_EARLY_DATA,
   FIRST_CLIENT_WITH_MUX,
@@ -49,4 +50,9 @@ export function needsSmuxKeepAlive(agentVersion: string, announcedVersion: strin
 /** Whether the agent acknowledges and drops data that arrives before its port is connected. */
 export function dropsEarlyData(agentVersion: string): boolean {
   return compareVersions(agentVersion, FIRST_AGENT_KEEPING_EARLY_DATA) < 0;
+}
+
+/** Whether the agent stays silent when a message arrives again that it has processed. */
+export function ignoresDuplicates(agentVersion: string): boolean {
+  return compareVersions(agentVersion, FIRST_AGENT_ACKNOWLEDGING_DUPLICATES) < 0;
 }

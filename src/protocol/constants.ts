@@ -62,6 +62,8 @@ export const AGENT_WITHOUT_SMUX_KEEP_ALIVE = '3.1.1446.0';
 export const LAST_CLIENT_WITH_SMUX_KEEP_ALIVE = '1.2.331.0';
 /** Agents before this one acknowledge and drop data that arrives while they dial the port. */
 export const FIRST_AGENT_KEEPING_EARLY_DATA = '3.0.655.0';
+/** Agents before this one do not acknowledge a message again that they have already processed. */
+export const FIRST_AGENT_ACKNOWLEDGING_DUPLICATES = '3.2.1041.0';
 
 // ---- Chosen here --------------------------------------------------------------------------------
 
@@ -99,6 +101,13 @@ export const RTT_GRANULARITY_MS = 10;
 export const MIN_REORDER_WINDOW_MS = 10;
 /** Most messages one expired timer resends; it starts at one and doubles while that helps. */
 export const MAX_TIMER_BURST = 64;
+
+/** Sendings over one socket, each overtaken, after which silence means "had it before". */
+export const SENDINGS_UNTIL_PRESUMED = 4;
+/** Messages beyond the window that probe whether an agent that ignores duplicates still answers. */
+export const SILENT_OVERDRAFT_MESSAGES = 8;
+/** Expired timers in a row after which such an agent counts as silent. */
+export const SILENT_EXPIRIES = 2;
 
 /** How long client bytes wait for an agent that drops early data to show that it has connected. */
 export const EARLY_DATA_HOLD_MS = 1000;

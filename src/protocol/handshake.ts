@@ -4,7 +4,13 @@
  * ends the session at once instead of after its timeout) and reported as an error.
  */
 import { BridgeError } from '../errors.ts';
-import { dropsEarlyData, isVersion, needsSmuxKeepAlive, usesMux } from './agent-version.ts';
+import {
+  dropsEarlyData,
+  ignoresDuplicates,
+  isVersion,
+  needsSmuxKeepAlive,
+  usesMux,
+} from './agent-version.ts';
 import { ACTION_STATUS, BASIC_MODE_CLIENT_VERSION } from './constants.ts';
 import {
   handshakeResponse,
@@ -24,6 +30,8 @@ export interface OpenedSession {
   readonly smuxKeepAlive: boolean;
   /** Whether data sent before the agent has connected to the port is lost. */
   readonly dropsEarlyData: boolean;
+  /** Whether the agent never acknowledges what it has processed before. */
+  readonly ignoresDuplicates: boolean;
 }
 
 export interface HandshakeAnswer {
@@ -92,6 +100,7 @@ function open(
     announcedVersion,
     smuxKeepAlive: isMux && needsSmuxKeepAlive(agentVersion, announcedVersion),
     dropsEarlyData: !isMux && isComparable && dropsEarlyData(agentVersion),
+    ignoresDuplicates: isComparable && ignoresDuplicates(agentVersion),
   };
 }
 

@@ -13,6 +13,8 @@ import {
   MAX_RTO_MS,
   MAX_TIMER_BURST,
   MIN_REORDER_WINDOW_MS,
+  SENDINGS_UNTIL_PRESUMED,
+  SILENT_EXPIRIES,
   SMALL_PAYLOAD_BYTES,
 } from './constants.ts';
 import { MessageList, type SendEntry } from './message-list.ts';
@@ -32,6 +34,7 @@ export class SendWindow {
   #timerRestartedAt = Number.NEGATIVE_INFINITY;
   #expiries = 0;
   #timerBurst = 1;
+  #presumesSilentArrival = false;
 
   get messages(): number {
     return this.#entries.size;
@@ -52,6 +55,11 @@ export class SendWindow {
 
   get resendAfterMs(): number {
     return this.#rtt.resendAfterMs;
+  }
+
+  /** Whether only a new message can show if those in flight have arrived; see below. */
+  get wantsProbe(): boolean {
+    return this.#presumesSilentArrival && this.#expiries >= SILENT_EXPIRIES;
   }
 
   /** Remembers a message; it is queued until `sendNext` or `markSent` says that it went out. */
@@ -97,10 +105,7 @@ export class SendWindow {
   acknowledge(seq: number, now: number): boolean {
     const entry = this.#entries.get(seq);
     if (entry === undefined) return false;
-    this.#entries.delete(seq);
-    this.#bytes -= entry.payloadBytes;
-    if (entry.payloadBytes > SMALL_PAYLOAD_BYTES) this.#largeMessages -= 1;
-    entry.list?.remove(entry);
+    this.#forget(entry);
     if (entry.transmissions === 1) {
       this.#rtt.sample(Math.max(0, now - entry.firstSentAt));
       this.#timerBurst = 1;
@@ -141,6 +146,17 @@ export class SendWindow {
     this.#expiries = Math.min(this.#expiries + 1, 8);
   }
 
+  /**
+   * For agents that ignore duplicates: an acknowledgement lost with a socket never comes again, and
+   * such messages would fill the window for good. Once the agent is known to process data, one that
+   * it ignores again and again while it acknowledges later ones has arrived before. The oldest may
+   * instead be the one the agent cannot process yet, so that one is never presumed. When the window
+   * is full of such messages there is nothing later to be acknowledged: `wantsProbe` asks for it.
+   */
+  presumeSilentArrival(): void {
+    this.#presumesSilentArrival = true;
+  }
+
   /** A new socket: everything unacknowledged is queued again, in order. Linear, once per socket. */
   requeueAll(): void {
     for (const entry of this.#entries.values()) {
@@ -160,7 +176,8 @@ export class SendWindow {
       const head = this.#inFlight.head;
       if (head === undefined || head.orderedAt >= sentBefore) return;
       if (now - head.lastSentAt >= this.#patienceMs(head)) {
-        this.#queued.append(head);
+        if (this.#isPresumedArrived(head)) this.#forget(head);
+        else this.#queued.append(head);
       } else {
         head.orderedAt = Math.max(now, sentBefore);
         this.#inFlight.append(head);
@@ -173,5 +190,19 @@ export class SendWindow {
     if (entry.transmissionsOnSocket < 2) return 0;
     const doublings = Math.min(entry.transmissionsOnSocket - 2, 8);
     return Math.min(MAX_RTO_MS, this.#rtt.resendAfterMs * 2 ** doublings);
+  }
+
+  #isPresumedArrived(entry: SendEntry): boolean {
+    if (!this.#presumesSilentArrival) return false;
+    if (entry.transmissionsOnSocket < SENDINGS_UNTIL_PRESUMED) return false;
+    const [oldestSeq] = this.#entries.keys();
+    return entry.seq !== oldestSeq;
+  }
+
+  #forget(entry: SendEntry): void {
+    this.#entries.delete(entry.seq);
+    this.#bytes -= entry.payloadBytes;
+    if (entry.payloadBytes > SMALL_PAYLOAD_BYTES) this.#largeMessages -= 1;
+    entry.list?.remove(entry);
   }
 }

@@ -20,6 +20,7 @@ import {
   MAX_TEXT_LENGTH,
   MAX_TOO_BIG_CLOSES,
   PAYLOAD_TYPE,
+  SILENT_OVERDRAFT_MESSAGES,
   STREAM_FLAGS,
 } from './constants.ts';
 import { answerHandshake, SHELL_HINT, type OpenedSession } from './handshake.ts';
@@ -106,11 +107,19 @@ type State =
       readonly terminateWhenOpen: boolean;
       readonly opening: OpenedSession;
     }
-  /** Client bytes are held until `holdUntil`, or until the agent shows that it is connected. */
-  | { readonly phase: 'open'; readonly holdUntil: number }
+  | { readonly phase: 'open'; readonly connection: Connection }
   | { readonly phase: 'terminating'; readonly flagSeq: number }
   | { readonly phase: 'closed' }
   | { readonly phase: 'failed' };
+
+/** What is known of the agent's connection to the port. Client bytes are held until `holdUntil`. */
+type Connection =
+  | {
+      readonly kind: 'unconfirmed';
+      readonly holdUntil: number;
+      readonly ignoresDuplicates: boolean;
+    }
+  | { readonly kind: 'connected' };
 
 type Link =
   | { readonly kind: 'down' }
@@ -238,7 +247,7 @@ export class Session {
   /** Most payload bytes that `send` takes now; 0 when not open, window full, paced or without socket. */
   sendCapacity(at: Instant): number {
     if (!this.#hasRoom) return 0;
-    if (this.#state.phase === 'open' && at.now < this.#state.holdUntil) return 0;
+    if (at.now < this.#holdUntil) return 0;
     return this.#pacer.isReady(at.now) ? this.#roomBytes : 0;
   }
 
@@ -303,7 +312,7 @@ export class Session {
   noteSendBlocked(): void {
     if (!this.#hasRoom) return;
     if (this.#pacer.isEmpty) this.#wait = 'pacing';
-    else if (this.#state.phase === 'open' && this.#state.holdUntil !== NO_HOLD) this.#wait = 'hold';
+    else if (this.#holdUntil !== NO_HOLD) this.#wait = 'hold';
   }
 
   get #isOver(): boolean {
@@ -317,8 +326,15 @@ export class Session {
       case 'pacing':
         return this.#pacer.readyAt();
       case 'hold':
-        return this.#state.phase === 'open' ? this.#state.holdUntil : undefined;
+        return this.#holdUntil;
     }
+  }
+
+  get #holdUntil(): number {
+    const state = this.#state;
+    return state.phase === 'open' && state.connection.kind === 'unconfirmed'
+      ? state.connection.holdUntil
+      : NO_HOLD;
   }
 
   /** Whether a data message could go out but for pacing and holding. */
@@ -336,9 +352,10 @@ export class Session {
     const { messages, bytes } = this.#sendWindow;
     const limit = this.#payloadSize.limit(messages);
     if (messages === 0) return Math.min(limit, this.#options.maxInFlightBytes);
+    const overdraft = this.#sendWindow.wantsProbe ? SILENT_OVERDRAFT_MESSAGES : 0;
     const isFull =
-      messages >= this.#options.maxInFlightMessages ||
-      bytes + limit > this.#options.maxInFlightBytes;
+      messages >= this.#options.maxInFlightMessages + overdraft ||
+      bytes + limit > this.#options.maxInFlightBytes + overdraft * limit;
     return isFull ? 0 : limit;
   }
 
@@ -415,10 +432,7 @@ export class Session {
         this.#processBeforeComplete(message, state, at, outputs);
         return;
       case 'open':
-        if (message.payloadType === PAYLOAD_TYPE.output && state.holdUntil !== NO_HOLD) {
-          this.#transition({ phase: 'open', holdUntil: NO_HOLD });
-          this.#wait = 'nothing';
-        }
+        if (message.payloadType === PAYLOAD_TYPE.output) this.#noteConnected(state);
         processData(message, outputs);
         return;
       case 'terminating':
@@ -428,6 +442,14 @@ export class Session {
       case 'failed':
         return;
     }
+  }
+
+  /** Output means that the agent has reached the port and processes what it is sent. */
+  #noteConnected(state: Extract<State, { phase: 'open' }>): void {
+    if (state.connection.kind === 'connected') return;
+    if (state.connection.ignoresDuplicates) this.#sendWindow.presumeSilentArrival();
+    this.#transition({ phase: 'open', connection: { kind: 'connected' } });
+    if (this.#wait === 'hold') this.#wait = 'nothing';
   }
 
   #processBeforeRequest(
@@ -475,9 +497,12 @@ export class Session {
       outputs.push(ignored(`payload type ${message.payloadType} during the handshake`));
       return;
     }
-    const { dropsEarlyData, ...opened } = state.opening;
+    const { dropsEarlyData, ignoresDuplicates, ...opened } = state.opening;
     const holdUntil = dropsEarlyData ? at.now + EARLY_DATA_HOLD_MS : NO_HOLD;
-    this.#transition({ phase: 'open', holdUntil });
+    this.#transition({
+      phase: 'open',
+      connection: { kind: 'unconfirmed', holdUntil, ignoresDuplicates },
+    });
     outputs.push({ kind: 'opened', ...opened });
     if (state.terminateWhenOpen) this.#transmitTerminate(at, outputs);
   }
