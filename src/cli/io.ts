@@ -11,6 +11,11 @@ export interface CommandIo {
    */
   readonly notice: (text: string) => void;
   /**
+   * Reports a failure the way main does, one line on stderr, and gives the exit status for it. For
+   * commands that have to say it before they tidy up.
+   */
+  readonly fail: (error: unknown) => number;
+  /**
    * To be called once, when the command has reached its steady state (the relay runs, the listener
    * listens). Work that would slow the start is done then: the compiled code is cached.
    */

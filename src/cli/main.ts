@@ -38,7 +38,8 @@ export async function main(
     const notice = (text: string): void => {
       writeStderr(prefixed(target, text));
     };
-    return await run(parsed.args, { env, logger, notice, ...hooks });
+    const fail = (error: unknown): number => report(error, target, env);
+    return await run(parsed.args, { env, logger, notice, fail, ...hooks });
   } catch (error) {
     return report(error, target, env);
   }

@@ -1,5 +1,6 @@
-import { closeSync, fstatSync, writeSync } from 'node:fs';
+import { fstatSync, writeSync } from 'node:fs';
 import { isatty } from 'node:tty';
+import { replaceWithNull } from '../relay/output.ts';
 
 // process.stderr is never touched: on a pipe it would set O_NONBLOCK on a description that is shared with
 // ssh and everything around it, and another program writing there would then lose output to EAGAIN.
@@ -32,11 +33,7 @@ export function writeStderr(line: string): void {
 export function closeStderr(): void {
   if (isClosed) return;
   isClosed = true;
-  try {
-    closeSync(2);
-  } catch {
-    // It was closed by whoever started us.
-  }
+  replaceWithNull(2);
 }
 
 /** Whether nobody can read what is written: ssh gives /dev/null under ControlPersist. */

@@ -1,8 +1,146 @@
+import { isatty } from 'node:tty';
 import { BridgeError } from '../../errors.ts';
+import { relay, type Endpoint, type LocalSide, type Outcome } from '../../relay/relay.ts';
+import { RemoteWatch } from '../../relay/remote-watch.ts';
+import { systemClock } from '../../transport/clock.ts';
+import type { ChannelConsumer, ChannelEnd, PayloadSource } from '../../transport/data-channel.ts';
 import type { ConnectArgs } from '../args.ts';
 import type { CommandIo } from '../io.ts';
+import { openChannel, openConnection, startSession, type Connection } from '../session.ts';
+import { closeStderr } from '../stderr.ts';
 
+/** The document for sshd on the node itself: raw bytes, one TCP connection, any port. */
+const sshDocument = 'AWS-StartSSHSession';
+
+/** Relays standard input and output to a port of a managed node; gives the exit status. */
 export function run(args: ConnectArgs, io: CommandIo): Promise<number> {
-  io.logger.debug({ command: args.command }, 'not built yet');
-  return Promise.reject(new BridgeError('internal', `${args.command} is not built yet`));
+  const clock = systemClock;
+  // performance.now() counts from the start of the process, and so does this deadline.
+  const openBy = args.connectTimeoutMs;
+  let hasReceived = false;
+
+  const open = async (local: LocalSide): Promise<Endpoint> => {
+    const watch = new RemoteWatch({
+      clock,
+      firstByteBy: openBy,
+      port: args.port,
+      notice: io.notice,
+      onFailed: local.fail,
+    });
+    const consumer: ChannelConsumer = {
+      opened: () => {
+        watch.opened();
+        io.started();
+      },
+      deliver: (payload) => {
+        hasReceived = true;
+        watch.delivered(payload);
+        local.deliver(payload);
+      },
+      flag: () => {
+        // ConnectToPortError is for multiplexed sessions; the endpoint for those handles it.
+      },
+      publication: (isPaused) => {
+        watch.publication(isPaused);
+      },
+      notice: io.notice,
+    };
+    const aws = await openConnection(args, io);
+    const endpoint = await openEndpoint(args, aws, local.source, consumer, openBy);
+    void endpoint.ended.then(() => {
+      watch.dispose();
+    });
+    return endpoint;
+  };
+
+  return relay({
+    clock,
+    inputBufferBytes: args.payloadBytes,
+    isTerminal: isatty(0),
+    open,
+    conclude: (outcome) => conclude(outcome, hasReceived, io),
+    closeStderr,
+    fatal: io.fatal,
+  });
+}
+
+async function openEndpoint(
+  args: ConnectArgs,
+  connection: Connection,
+  source: PayloadSource,
+  consumer: ChannelConsumer,
+  openBy: number,
+): Promise<Endpoint> {
+  if (args.via === undefined) {
+    const document = { documentName: sshDocument, parameters: { portNumber: [String(args.port)] } };
+    const grant = await startSession(connection, args.target, document, openBy);
+    return openChannel(connection, { grant, source, consumer, openBy });
+  }
+  const { createViaEndpoint, viaSession } = await import('../../forward/via.ts');
+  const document = viaSession(args.target, args.port);
+  const grant = await startSession(connection, args.via, document, openBy);
+  return createViaEndpoint({
+    source,
+    consumer,
+    destination: `${args.target}:${args.port}`,
+    node: args.via,
+    clock: systemClock,
+    openChannel: (muxed, muxConsumer) =>
+      openChannel(connection, { grant, source: muxed, consumer: muxConsumer, openBy }),
+  });
+}
+
+function conclude(outcome: Outcome, hasReceived: boolean, io: CommandIo): number {
+  switch (outcome.kind) {
+    case 'departed':
+      return outcome.departure.kind === 'left' ? 0 : signalStatus[outcome.departure.name];
+    case 'failed':
+      return io.fail(outcome.error);
+    case 'ended': {
+      const error = endError(outcome.end, hasReceived);
+      return error === undefined ? 0 : io.fail(error);
+    }
+  }
+}
+
+/** As a shell reports a death by signal. */
+const signalStatus = { SIGHUP: 129, SIGINT: 130, SIGTERM: 143 } as const;
+
+function endError(end: ChannelEnd, hasReceived: boolean): BridgeError | undefined {
+  switch (end.kind) {
+    case 'terminated':
+      return undefined;
+    case 'failed':
+      return end.error;
+    case 'remote-closed':
+      if (end.isIncomplete) {
+        return new BridgeError(
+          'remote.truncated',
+          `the session ended while messages were missing: the last bytes are lost${saying(end.output)}`,
+          { hint: 'what was being copied is incomplete; run it again' },
+        );
+      }
+      if (end.output !== '') {
+        return new BridgeError(
+          'remote.closed',
+          `the session was ended remotely${saying(end.output)}`,
+        );
+      }
+      if (!hasReceived) {
+        return new BridgeError(
+          'remote.closed',
+          'the connection was closed before a single byte came',
+          {
+            hint: 'check sshd on the node: its log, MaxStartups and PerSourcePenalties',
+          },
+        );
+      }
+      return undefined;
+  }
+}
+
+/** The service decorates failures with lines of dashes (`----------ERROR-------`). */
+function saying(output: string): string {
+  const text = output.replace(/-{3,}(ERROR)?-*/g, ' ').trim();
+  return text === '' ? '' : `: ${text}`;
 }
