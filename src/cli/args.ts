@@ -72,6 +72,8 @@ export interface ForwardArgs extends AwsArgs, LogArgs, SessionArgs {
   readonly node: string;
   /** At least one. */
   readonly forwards: readonly ForwardSpec[];
+  /** Say nothing when the forwards are ready. */
+  readonly quiet: boolean;
 }
 
 export interface KnownHostsArgs extends AwsArgs, LogArgs {

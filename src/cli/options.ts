@@ -230,6 +230,13 @@ export const options: readonly OptionSpec[] = [
     commands: ['config'],
   },
   {
+    name: 'quiet',
+    alias: 'q',
+    type: 'flag',
+    describe: 'do not print the addresses that are forwarded',
+    commands: ['forward'],
+  },
+  {
     name: 'log-level',
     type: 'choice',
     placeholder: 'LEVEL',

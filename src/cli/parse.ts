@@ -111,6 +111,7 @@ function build(command: CommandSpec, given: Given, env: NodeJS.ProcessEnv): Comm
         command: 'forward',
         node: node(first),
         forwards: positionals.slice(1).map(forwardSpec),
+        quiet: text('quiet') !== undefined,
         ...awsArgs(text),
         ...logArgs(text),
         ...sessionArgs(text),
