@@ -67,8 +67,9 @@ export class ReceiveWindow {
     }
     this.#earlyBytes = bytes;
     // Copied: the bytes received belong to the caller, and a view would keep a whole read alive.
+    // (Not `slice`, which makes a view when the bytes are a Buffer.)
     const { seq, payloadType } = message;
-    this.#early.set(seq, { seq, payloadType, payload: message.payload.slice() });
+    this.#early.set(seq, { seq, payloadType, payload: new Uint8Array(message.payload) });
     return 'early';
   }
 
