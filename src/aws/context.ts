@@ -1,4 +1,5 @@
 import type { Logger } from '../logger.ts';
+import { likelyGateway, type Address } from './addresses.ts';
 import type { ApiDial } from './agent.ts';
 import type { ApiPlace } from './classify.ts';
 import { type ClientBase, handlerOptions } from './clients.ts';
@@ -27,6 +28,8 @@ export interface Aws {
   readonly ca: readonly string[] | undefined;
   /** Where `ca` comes from. */
   readonly caFile: string | undefined;
+  /** The message gateway that StartSession will most likely name; undefined if there is no telling. */
+  readonly likelyGateway: Address | undefined;
   readonly controlPlane: ControlPlane;
   instanceConnect(): Promise<InstanceConnect>;
   commands(): Promise<RunCommand>;
@@ -63,6 +66,7 @@ export async function openAws(options: AwsOptions): Promise<Aws> {
     region: settings.region,
     ca,
     caFile: settings.caFile,
+    likelyGateway: likelyGateway(settings),
     controlPlane: new SdkControlPlane(base, ssm),
     instanceConnect: async () => {
       const { SdkInstanceConnect } = await import('./instance-connect.ts');

@@ -18,7 +18,8 @@ import {
   type PayloadSource,
 } from '../transport/data-channel.ts';
 import { within } from '../transport/deadline.ts';
-import { makeDial, type Dial } from '../transport/dial.ts';
+import { AheadDialer } from '../transport/ahead.ts';
+import { makeDial } from '../transport/dial.ts';
 import { wsSocketOpener } from '../transport/ws-socket.ts';
 import type { AwsArgs, SessionArgs } from './args.ts';
 import type { CommandIo } from './io.ts';
@@ -27,7 +28,7 @@ import { version } from './version.ts';
 /** AWS, and the way to it, as the commands that open sessions use them. */
 export interface Connection {
   readonly aws: Aws;
-  readonly dial: Dial;
+  readonly gateway: AheadDialer;
   readonly args: SessionArgs;
   readonly logger: Logger;
 }
@@ -37,9 +38,9 @@ export async function openConnection(
   io: Pick<CommandIo, 'env' | 'logger'>,
 ): Promise<Connection> {
   const { profile, region } = args;
-  const dial = makeDial();
+  const gateway = new AheadDialer(makeDial());
   const aws = await openAws({ profile, region, env: io.env, logger: io.logger });
-  return { aws, dial, args, logger: io.logger };
+  return { aws, gateway, args, logger: io.logger };
 }
 
 /** Starts a session within the time that is left until `openBy` (monotonic ms). */
@@ -53,12 +54,17 @@ export async function startSession(
     new BridgeError('network.timeout', 'StartSession did not answer in time', {
       hint: 'check the network and proxy to the SSM endpoint, or raise --connect-timeout',
     });
-  const { aws, args, logger } = connection;
+  const { aws, gateway, args, logger } = connection;
   const never = new AbortController().signal;
   const leftMs = Math.max(0, openBy - systemClock.now());
-  const grant = await within(never, leftMs, systemClock, tooSlow, (signal) =>
+  const starting = within(never, leftMs, systemClock, tooSlow, (signal) =>
     aws.controlPlane.startSession({ ...document, target, reason: reason(args.reason) }, signal),
   );
+  // After the call, so that its own connection is dialled first.
+  setImmediate(() => {
+    if (aws.likelyGateway !== undefined) gateway.begin({ ...aws.likelyGateway, ca: aws.ca });
+  });
+  const grant = await starting;
   logger.info({ sessionId: grant.sessionId, target }, 'session started');
   return grant;
 }
@@ -73,7 +79,7 @@ export interface ChannelRequest {
 
 /** A data channel with the settings of the command line; not started yet. */
 export function openChannel(connection: Connection, request: ChannelRequest): DataChannel {
-  const { aws, dial, args, logger } = connection;
+  const { aws, gateway, args, logger } = connection;
   return new DataChannel({
     ...request,
     session: {
@@ -87,7 +93,7 @@ export function openChannel(connection: Connection, request: ChannelRequest): Da
     },
     controlPlane: aws.controlPlane,
     openSocket: wsSocketOpener({
-      dial,
+      dial: gateway.dial,
       ca: aws.ca,
       classifyRefusal: (statusCode, headers, host) =>
         classifyUpgradeFailure({ statusCode, headers, host }),

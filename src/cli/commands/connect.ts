@@ -45,12 +45,18 @@ export function run(args: ConnectArgs, io: CommandIo): Promise<number> {
       },
       notice: io.notice,
     };
-    const aws = await openConnection(args, io);
-    const endpoint = await openEndpoint(args, aws, local.source, consumer, openBy);
-    void endpoint.ended.then(() => {
-      watch.dispose();
-    });
-    return endpoint;
+    const connection = await openConnection(args, io);
+    try {
+      const endpoint = await openEndpoint(args, connection, local.source, consumer, openBy);
+      void endpoint.ended.then(() => {
+        watch.dispose();
+        connection.gateway.close();
+      });
+      return endpoint;
+    } catch (error) {
+      connection.gateway.close();
+      throw error;
+    }
   };
 
   return relay({
