@@ -9,7 +9,7 @@ import type {
   DataChannel,
   PayloadSource,
 } from '../transport/data-channel.ts';
-import { destinationText, type Destination } from './destination.ts';
+import { destinationText, hostPort, type Destination } from './destination.ts';
 import { MuxChannel } from './mux-channel.ts';
 import { joinTcpStream } from './tcp-stream.ts';
 import { explainEnd, refused } from './unreachable.ts';
@@ -89,6 +89,7 @@ export class ForwardSession {
   /** Takes over an accepted connection, paused. */
   accept(socket: Socket): void {
     this.#sockets.add(socket);
+    const from = addressOf(socket);
     // Until a stream takes over, an error means no more than that the connection is gone.
     socket.on('error', ignore);
     socket.once('close', () => {
@@ -96,10 +97,11 @@ export class ForwardSession {
     });
     this.#opened().then(
       ({ mux }) => {
-        this.#join(socket, mux);
+        this.#join(socket, from, mux);
       },
       (error: unknown) => {
-        this.#refuse(socket, error instanceof Error ? error.message : 'the session is over');
+        this.#report(from, error instanceof Error ? error.message : 'the session is over');
+        socket.resetAndDestroy();
       },
     );
   }
@@ -204,7 +206,7 @@ export class ForwardSession {
     this.#resolveFailed(error);
   }
 
-  #join(socket: Socket, mux: MuxChannel): void {
+  #join(socket: Socket, from: string, mux: MuxChannel): void {
     if (socket.destroyed) return;
     const { clock, logger, node } = this.#options;
     const isJoined = joinTcpStream({
@@ -213,23 +215,23 @@ export class ForwardSession {
       openStream: (events) => mux.openStream(events),
       onOver: (end) => {
         logger.debug({ end, connections: this.#sockets.size }, 'connection over');
-        if (end === 'refused') this.#report(socket, refused(this.#label, node).message);
+        if (end === 'refused') this.#report(from, refused(this.#label, node).message);
       },
     });
-    if (!isJoined) this.#refuse(socket, 'too many connections at once');
-  }
-
-  #refuse(socket: Socket, why: string): void {
-    this.#report(socket, why);
+    if (isJoined) return;
+    this.#report(from, 'too many connections at once');
     socket.resetAndDestroy();
   }
 
-  #report(socket: Socket, why: string): void {
+  #report(from: string, why: string): void {
     if (this.#state.kind === 'over') return;
-    const { remoteAddress, remotePort } = socket;
-    const from = remotePort === undefined ? 'a connection' : `${remoteAddress ?? ''}:${remotePort}`;
     this.#options.notice(`${from} -> ${this.#label}: ${why}`);
   }
+}
+
+/** Asked when the connection is fresh: a socket that is gone no longer knows. */
+function addressOf(socket: Socket): string {
+  return hostPort(socket.remoteAddress ?? '?', socket.remotePort ?? 0);
 }
 
 function errorOf(end: ChannelEnd, label: string): BridgeError {

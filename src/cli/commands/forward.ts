@@ -36,7 +36,7 @@ export async function run(args: ForwardArgs, io: CommandIo): Promise<number> {
     });
     const lost = opening.map(async (opened): Promise<End> => {
       try {
-        return { kind: 'failed', error: await await opened };
+        return { kind: 'failed', error: await (await opened).failed };
       } catch (error) {
         return { kind: 'failed', error };
       }
