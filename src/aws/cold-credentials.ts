@@ -1,4 +1,3 @@
-import { defaultProvider } from '@aws-sdk/credential-provider-node';
 import { BridgeError } from '../errors.ts';
 import type { Logger } from '../logger.ts';
 import { systemCode } from '../transport/network-error.ts';
@@ -17,23 +16,19 @@ export async function loadFromChain(
   requestHandler: object,
   logger: Logger,
 ): Promise<Credentials> {
-  const warnings = sdkLogger(logger);
-  const provider = defaultProvider({
-    ...(settings.profile === undefined ? {} : { profile: settings.profile }),
-    // Files are read again each time: tools rewrite them while a session lasts.
-    ignoreCache: true,
-    logger: warnings,
-    // For the calls to STS and IAM Identity Center: the same trust, proxy and limits as ours.
-    clientConfig: { requestHandler, logger: warnings, maxAttempts: settings.maxAttempts },
-    parentClientConfig: { region: () => Promise.resolve(settings.region), logger: warnings },
-    // For the instance metadata service, which answers at once or is not there.
-    timeout: 1_000,
-    maxRetries: 1,
+  const { makeChain } = await import('./cold-chain.ts');
+  const { profile, region, maxAttempts } = settings;
+  const chain = makeChain({
+    profile,
+    region,
+    maxAttempts,
+    requestHandler,
+    logger: sdkLogger(logger),
   });
   try {
-    return await provider();
+    return await chain();
   } catch (error) {
-    throw explain(error, settings, await profileChain(settings.profile ?? 'default'));
+    throw explain(error, settings, await profileChain(profile ?? 'default'));
   }
 }
 
