@@ -21,6 +21,7 @@ export class Input implements PayloadSource {
   #pending: Uint8Array | undefined;
   #hasEnded = false;
   #isDiscarding = false;
+  #isPaused = false;
 
   constructor(fd: number, bufferBytes: number, events: InputEvents) {
     this.#events = events;
@@ -54,7 +55,7 @@ export class Input implements PayloadSource {
     }
     this.#pending = undefined;
     // The buffer is filled again by a later turn of the event loop, after the caller has copied.
-    this.#stream.resume();
+    this.#resume();
     return pending;
   }
 
@@ -62,6 +63,12 @@ export class Input implements PayloadSource {
   discard(): void {
     this.#pending = undefined;
     this.#isDiscarding = true;
+    this.#resume();
+  }
+
+  #resume(): void {
+    if (!this.#isPaused) return;
+    this.#isPaused = false;
     this.#stream.resume();
   }
 
@@ -98,7 +105,9 @@ export class Input implements PayloadSource {
     if (bytes.length === 0 || this.#isDiscarding) return true;
     this.#pending = bytes;
     this.#events.onReady();
-    return false;
+    // What was pulled at once has been copied, and the buffer may be filled again.
+    this.#isPaused = this.#pending !== undefined;
+    return !this.#isPaused;
   }
 
   #ended(): void {
