@@ -1,0 +1,205 @@
+/**
+ * A pushed key, from the client's first byte to the session's end. How `connect` uses it:
+ *
+ *     const push = openKeyPush({ ... });            // before or beside StartSession
+ *     void push.failed.then((error) => end(error)); // the connection cannot log in any more
+ *     push.warm();                                  // once StartSession is on the wire
+ *     const source = push.wrapSource(stdin, () => channel.sourceReady());
+ *     ...
+ *     await push.close();                           // when the client is gone or the session is over
+ *
+ * `close` takes a second and a half at most. Signatures that other logins have begun to wait for are still
+ * given after that: the process stays alive for them by itself.
+ */
+import { createHash } from 'node:crypto';
+import { BridgeError } from '../errors.ts';
+import type { Logger } from '../logger.ts';
+import { gatedSource, type PayloadSource } from './gated-source.ts';
+import { NewkeysGate } from './newkeys-gate.ts';
+import { ensureKeyFile, readAgentKey, readPublicKeyFile } from './public-key.ts';
+import type { KeyChoice, PublicKey } from './public-key.ts';
+import { checkPush, choosePushMethod, KeyPusher, type PushApis, type PushMethod } from './push.ts';
+import { SharedAgent } from './shared-agent.ts';
+import { defaultSocketPath, expandHome, SocketPlace } from './socket-place.ts';
+
+/** Longest that `close` holds up its caller. */
+const CLOSE_LIMIT_MS = 1500;
+/** A passphrase is asked for after the push, and sshd's default LoginGraceTime gives two minutes for it. */
+const LOGIN_LIMIT_MS = 120_000;
+const REPEAT_EVERY_MS = 45_000;
+/** A client that has sent this much since NEWKEYS has logged in; one that asks for a passphrase has not. */
+const LOGIN_BYTES = 4096;
+/** Longest that the agent serves logins already begun: sshd's default LoginGraceTime. */
+const SERVE_LIMIT_MS = 120_000;
+
+export interface KeyPushOptions {
+  readonly pushKey: PushMethod | 'auto';
+  readonly key: KeyChoice;
+  /** The login name (%r). */
+  readonly user: string;
+  /** The node that gets the key: i-… or mi-…. */
+  readonly node: string;
+  /** Host and port as ssh has them (%h, %p); they name the default agent socket. */
+  readonly target: string;
+  readonly port: number;
+  readonly agentSocket?: string | undefined;
+  readonly availabilityZone?: string | undefined;
+  /** Tells identities apart that push to the same account: profile and region as given. */
+  readonly identity: string;
+  /** Asked for once it is needed, or at `warm`. */
+  readonly apis: () => Promise<PushApis>;
+  readonly env: NodeJS.ProcessEnv;
+  readonly logger: Logger;
+}
+
+export interface KeyPush {
+  /** The first failure, when there is one: key.*, access.*, credentials.*, target.*, network.*, api.*. */
+  readonly failed: Promise<BridgeError>;
+  /** Readies the API client. */
+  warm(): void;
+  /** The client's bytes, held back where they must wait. `ready` is called when there may be some again. */
+  wrapSource(source: PayloadSource, ready: () => void): PayloadSource;
+  /** Idempotent; never rejects. */
+  close(): Promise<void>;
+}
+
+/** Throws usage.arguments, key.refused or key.agent for what cannot work; everything later goes to `failed`. */
+export function openKeyPush(options: KeyPushOptions): KeyPush {
+  const { key, user, node, logger } = options;
+  const method = choosePushMethod(options.pushKey, node);
+  const pusher = new KeyPusher({
+    method,
+    node,
+    osUser: user,
+    availabilityZone: options.availabilityZone,
+    apis: once(options.apis),
+    logger,
+    now: () => performance.now(),
+  });
+  let fail: (error: BridgeError) => void = () => undefined;
+  const failed = new Promise<BridgeError>((resolve) => {
+    fail = resolve;
+  });
+  const report = (error: unknown): void => {
+    fail(
+      error instanceof BridgeError
+        ? error
+        : new BridgeError('key.failed', 'the key could not be pushed', { cause: error }),
+    );
+  };
+  const push = async (publicKey: string): Promise<void> => {
+    try {
+      await pusher.ensure(publicKey);
+    } catch (error) {
+      if (closing === undefined) report(error);
+      throw error;
+    }
+  };
+
+  const place = key.kind === 'ephemeral' ? placeOf(options) : undefined;
+  let agent: SharedAgent | undefined;
+  let known: PublicKey | undefined;
+  const prepared = prepare();
+  prepared.catch(report);
+
+  async function prepare(): Promise<void> {
+    if (place !== undefined) {
+      checkPush(method, user, 'ssh-ed25519', '');
+      agent = new SharedAgent({
+        place,
+        destination: destinationOf(options, method),
+        push,
+        onFailure: report,
+        logger,
+      });
+      await agent.start();
+      return;
+    }
+    known = await readKey(key, options);
+    checkPush(method, user, known.type, known.line);
+  }
+
+  let bytesSinceNewkeys = 0;
+  let repeat: NodeJS.Timeout | undefined;
+
+  /** Keeps a key that ssh may not have used yet from expiring. */
+  function repeatPush(publicKey: string, since: number): void {
+    repeat = setTimeout(() => {
+      if (bytesSinceNewkeys > LOGIN_BYTES || performance.now() - since > LOGIN_LIMIT_MS) return;
+      pusher.ensure(publicKey).catch((error: unknown) => {
+        logger.debug({ error: String(error) }, 'key not pushed again');
+      });
+      repeatPush(publicKey, since);
+    }, REPEAT_EVERY_MS);
+    repeat.unref();
+  }
+
+  function atNewkeys(): Promise<void> | undefined {
+    bytesSinceNewkeys = 0;
+    if (known === undefined) return agent?.atNewkeys();
+    repeatPush(known.line, performance.now());
+    return push(known.line);
+  }
+
+  let closing: Promise<void> | undefined;
+
+  async function close(): Promise<void> {
+    clearTimeout(repeat);
+    const deadline = new Promise<'late'>((resolve) => {
+      setTimeout(resolve, CLOSE_LIMIT_MS, 'late').unref();
+    });
+    const served = prepared
+      .catch(() => undefined) // Reported above.
+      .then(() => agent?.end(SERVE_LIMIT_MS));
+    // While others log in with the key it stays where it is; it expires.
+    if ((await Promise.race([served, deadline])) === 'late') return;
+    await Promise.race([pusher.remove(AbortSignal.timeout(CLOSE_LIMIT_MS)), deadline]);
+  }
+
+  return {
+    failed,
+    warm: () => void pusher.warm(),
+    wrapSource(source, ready) {
+      const gated = gatedSource(source, new NewkeysGate(), { prepared, ready, atNewkeys });
+      return {
+        pull(maxBytes) {
+          const bytes = gated.pull(maxBytes);
+          bytesSinceNewkeys += bytes?.length ?? 0;
+          return bytes;
+        },
+      };
+    },
+    close: () => (closing ??= close()),
+  };
+}
+
+function placeOf({ agentSocket, user, target, port }: KeyPushOptions): SocketPlace {
+  return new SocketPlace(
+    agentSocket === undefined ? defaultSocketPath(user, target, port) : expandHome(agentSocket),
+  );
+}
+
+function readKey(key: KeyChoice, { env }: KeyPushOptions): Promise<PublicKey> {
+  switch (key.kind) {
+    case 'ephemeral':
+      return Promise.reject(new BridgeError('internal', 'an ephemeral key is the agent’s'));
+    case 'public':
+      return readPublicKeyFile(key.path);
+    case 'agent':
+      return readAgentKey(key.comment, env);
+    case 'file':
+      return ensureKeyFile(key.path);
+  }
+}
+
+/** A digest, so that nothing about the account stands in another process's memory. */
+function destinationOf({ node, user, identity }: KeyPushOptions, method: PushMethod): string {
+  return createHash('sha256')
+    .update(JSON.stringify([method, node, user, identity]))
+    .digest('hex');
+}
+
+function once<T>(make: () => Promise<T>): () => Promise<T> {
+  let made: Promise<T> | undefined;
+  return () => (made ??= make());
+}
