@@ -4,7 +4,7 @@
 // esbuild splits the program as ES modules, so that no module is there twice; each chunk is then turned
 // into CommonJS, because V8's code cache works through vm.Script, which knows no ES modules.
 import { createHash } from 'node:crypto';
-import { chmod, mkdir, readFile, rm, writeFile } from 'node:fs/promises';
+import { mkdir, readFile, readdir, rename, rm, writeFile } from 'node:fs/promises';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { build, transform } from 'esbuild';
@@ -56,7 +56,7 @@ const result = await build({
     ReadableStream: 'undefined',
     'import.meta.url': 'importMetaUrl',
   },
-  plugins: [slimWebSocket(), pruneSsmClient()],
+  plugins: [slimWebSocket(), pruneSsmClient(), withoutDefaultChain(), credentialChainApart()],
 });
 
 const { outputs } = result.metafile;
@@ -106,8 +106,6 @@ for (const { path: file, text } of result.outputFiles) {
   chunks.set(output, code.trimEnd());
 }
 
-await rm(dist, { recursive: true, force: true });
-await mkdir(dist);
 const written = new Map();
 const packed = [...hot].map((output) => {
   const body = chunks.get(output);
@@ -117,14 +115,27 @@ written.set('main.cjs', `module.exports={${packed.join(',\n')}};\n`);
 for (const [output, code] of chunks) {
   if (!hot.has(output)) written.set(nameOf(output).replace(/\.js$/, '.cjs'), `${code}\n`);
 }
+const chain = await credentialChain();
+written.set('credential-chain.cjs', chain.code);
 const hash = createHash('sha256');
 for (const [name, code] of [...written].sort()) hash.update(`${name}\0${code}\0`);
 const loader = await readFile(path.join(root, 'scripts/loader.cjs'), 'utf8');
 written.set('ssm-bridge.cjs', loader.replace('__BUILD__', hash.digest('hex').slice(0, 16)));
-written.set('THIRD-PARTY-NOTICES', await licenseNotices(root, Object.keys(result.metafile.inputs)));
+written.set(
+  'THIRD-PARTY-NOTICES',
+  await licenseNotices(root, [...Object.keys(result.metafile.inputs), ...chain.inputs]),
+);
 
-for (const [name, text] of written) await writeFile(path.join(dist, name), text);
-await chmod(path.join(dist, 'ssm-bridge.cjs'), 0o755);
+// One file after the other replaced, so that a program that runs from dist/ meanwhile goes on working.
+await mkdir(dist, { recursive: true });
+for (const [name, text] of written) {
+  const draft = path.join(dist, `.${name}`);
+  await writeFile(draft, text, { mode: name === 'ssm-bridge.cjs' ? 0o755 : 0o644 });
+  await rename(draft, path.join(dist, name));
+}
+for (const name of await readdir(dist)) {
+  if (!written.has(name)) await rm(path.join(dist, name), { recursive: true });
+}
 await mkdir(path.join(root, 'build'), { recursive: true });
 await writeFile(path.join(root, 'build/meta.json'), JSON.stringify(result.metafile));
 
@@ -177,8 +188,67 @@ function pruneSsmClient() {
             errors: [{ text: `the SSM client's schemas look different: ${count} matches` }],
           };
         }
-        return { contents, loader: 'js' };
+        // Bit masks written as `64 | 0` count as side effects, and keep what they stand in.
+        const folded = contents.replace(/\b(64|128) \| (\d+)\b/g, (_, a, b) => String(a | b));
+        return { contents: folded, loader: 'js' };
       });
     },
   };
+}
+
+/**
+ * The SDK's clients fall back to its whole credential chain. Ours always get their credentials from
+ * src/aws/credentials.ts, which loads that chain when it is needed.
+ */
+function withoutDefaultChain() {
+  return {
+    name: 'without-default-chain',
+    setup({ onResolve, onLoad }) {
+      onResolve({ filter: /^@aws-sdk\/credential-provider-node$/ }, ({ importer }) =>
+        /node_modules\/@aws-sdk\/client-/.test(importer)
+          ? { path: 'no-default-chain', namespace: 'stub', sideEffects: false }
+          : undefined,
+      );
+      onLoad({ filter: /.*/, namespace: 'stub' }, () => ({
+        contents: `export const defaultProvider = () => () =>
+          Promise.reject(new Error('a client was made without credentials'));`,
+      }));
+    },
+  };
+}
+
+/**
+ * The SDK's credential chain gets a file with its own copy of what it needs of the SDK. Splitting works by
+ * whole modules: through the SDK's index modules, all that the chain uses would end up in main.cjs.
+ */
+function credentialChainApart() {
+  return {
+    name: 'credential-chain-apart',
+    setup({ onResolve }) {
+      onResolve({ filter: /\/cold-chain\.ts$/ }, () => ({
+        path: './credential-chain.cjs',
+        external: true,
+      }));
+    },
+  };
+}
+
+async function credentialChain() {
+  const { outputFiles, metafile } = await build({
+    absWorkingDir: root,
+    entryPoints: ['src/aws/cold-chain.ts'],
+    bundle: true,
+    write: false,
+    metafile: true,
+    format: 'cjs',
+    platform: 'node',
+    target: 'node20',
+    mainFields: ['module', 'main'],
+    minify: true,
+    charset: 'ascii',
+    legalComments: 'none',
+    supported: { 'dynamic-import': false },
+    logLevel: 'warning',
+  });
+  return { code: `${outputFiles[0].text.trimEnd()}\n`, inputs: Object.keys(metafile.inputs) };
 }
