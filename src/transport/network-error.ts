@@ -62,12 +62,15 @@ function isTlsCode(code: string): boolean {
   return (
     code.startsWith('ERR_TLS') ||
     code.startsWith('ERR_SSL') ||
-    code.startsWith('CERT_') ||
-    code.includes('CERT') ||
-    code.includes('ISSUER') ||
     code === 'EPROTO' ||
-    code === 'HOSTNAME_MISMATCH'
+    code === 'HOSTNAME_MISMATCH' ||
+    isTrustCode(code)
   );
+}
+
+/** OpenSSL's names for "no chain to a trusted root" (Node, TLS, X509 certificate error codes). */
+function isTrustCode(code: string): boolean {
+  return code.includes('CERT') || code.includes('ISSUER') || code.includes('LEAF_SIGNATURE');
 }
 
 function tlsReason(code: string): string {
@@ -75,6 +78,6 @@ function tlsReason(code: string): string {
     return 'the certificate is not valid now';
   }
   if (code === 'ERR_TLS_CERT_ALTNAME_INVALID') return 'the certificate is for another host';
-  if (code.includes('CERT') || code.includes('ISSUER')) return 'the certificate is not trusted';
+  if (isTrustCode(code)) return 'the certificate is not trusted';
   return 'the peer does not speak TLS as expected';
 }
