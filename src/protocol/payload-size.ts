@@ -1,6 +1,6 @@
 /**
  * How large the next payload may be. Interactive bytes go out in small messages at once; a sender
- * that keeps messages in flight earns larger ones, because the service limits messages, not bytes.
+ * that fills its payloads earns larger ones, because the service limits messages, not bytes.
  * When large messages seem to be what kills the connection, none are made any more.
  */
 import { CLOSE_TOO_BIG, SMALL_PAYLOAD_BYTES, SUSPECT_CLOSES } from './constants.ts';
@@ -8,6 +8,8 @@ import { CLOSE_TOO_BIG, SMALL_PAYLOAD_BYTES, SUSPECT_CLOSES } from './constants.
 export class PayloadSize {
   #max: number;
   #limit: number;
+  /** The last payload was a full one, so there is most likely more behind it. */
+  #hasBacklog = false;
   #closesWithoutAck = 0;
 
   constructor(maxPayloadBytes: number) {
@@ -17,15 +19,16 @@ export class PayloadSize {
 
   /** The bound for the next payload, given how many messages are unacknowledged. */
   limit(unackedMessages: number): number {
-    if (unackedMessages === 0) this.#limit = Math.min(SMALL_PAYLOAD_BYTES, this.#max);
+    if (unackedMessages === 0 && !this.#hasBacklog) {
+      this.#limit = Math.min(SMALL_PAYLOAD_BYTES, this.#max);
+    }
     return this.#limit;
   }
 
-  /** A payload of `length` was sent while `unackedMessages` others were unacknowledged. */
-  sent(length: number, unackedMessages: number): void {
-    if (unackedMessages > 0 && length >= this.#limit) {
-      this.#limit = Math.min(this.#limit * 2, this.#max);
-    }
+  /** A payload of `length` was sent under the present limit. */
+  sent(length: number): void {
+    this.#hasBacklog = length >= this.#limit;
+    if (this.#hasBacklog) this.#limit = Math.min(this.#limit * 2, this.#max);
   }
 
   acknowledged(): void {

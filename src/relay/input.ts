@@ -2,89 +2,74 @@ import { fstatSync } from 'node:fs';
 import { Socket, type OnReadOpts, type SocketConstructorOpts } from 'node:net';
 import type { Readable } from 'node:stream';
 import type { PayloadSource } from '../transport/data-channel.ts';
+import { Staging } from './staging.ts';
 
 export interface InputEvents {
-  /** Bytes can be pulled again. */
+  /** Bytes can be pulled (again). */
   onReady(): void;
   /** End of input, or a read error, which for a relay is the same thing. */
   onEnd(): void;
 }
 
+/** Bytes of one read: large enough to be cheap, small enough to overshoot a payload by little. */
+const readBytes = 8 * 1024;
+
 /**
  * Standard input as a source of payloads. Reading starts at once, so that an end of input is seen
- * even before there is a channel, and never runs more than one buffer ahead of what is pulled: that
- * buffer is all the memory and all the queueing delay this adds.
+ * even before there is a channel, and stops when one payload is waiting: that is all the memory and
+ * all the queueing delay this adds to what the pipe holds anyway.
  */
 export class Input implements PayloadSource {
   readonly #events: InputEvents;
   readonly #stream: Readable;
-  #pending: Uint8Array | undefined;
+  readonly #staging: Staging;
+  readonly #payloadBytes: number;
   #hasEnded = false;
-  #isDiscarding = false;
   #isPaused = false;
+  #isDiscarding = false;
+  #turn: NodeJS.Immediate | undefined;
 
-  constructor(fd: number, bufferBytes: number, events: InputEvents) {
+  constructor(fd: number, payloadBytes: number, events: InputEvents) {
     this.#events = events;
-    this.#stream = isPipeOrSocket(fd) ? this.#openPipe(fd, bufferBytes) : this.#openOther();
-    this.#stream.on('end', () => {
+    this.#payloadBytes = payloadBytes;
+    const isPipe = isPipeOrSocket(fd);
+    // Other streams choose the size of their chunks themselves, 64 KiB at most.
+    this.#staging = new Staging(payloadBytes + (isPipe ? readBytes : 64 * 1024));
+    this.#stream = isPipe ? this.#openPipe(fd) : this.#openOther();
+    const onEnd = (): void => {
       this.#ended();
-    });
-    this.#stream.on('error', () => {
-      this.#ended();
-    });
-    this.#stream.on('close', () => {
-      this.#ended();
-    });
-  }
-
-  /** Input is over and everything of it has been pulled. */
-  get isDrained(): boolean {
-    return this.#hasEnded && this.#pending === undefined;
-  }
-
-  get hasEnded(): boolean {
-    return this.#hasEnded;
+    };
+    this.#stream.on('end', onEnd);
+    this.#stream.on('error', onEnd);
+    this.#stream.on('close', onEnd);
   }
 
   pull(maxBytes: number): Uint8Array | undefined {
-    const pending = this.#pending;
-    if (pending === undefined) return undefined;
-    if (pending.length > maxBytes) {
-      this.#pending = pending.subarray(maxBytes);
-      return pending.subarray(0, maxBytes);
-    }
-    this.#pending = undefined;
-    // The buffer is filled again by a later turn of the event loop, after the caller has copied.
-    this.#resume();
-    return pending;
+    const taken = this.#staging.take(maxBytes);
+    // The stream reads again in a later turn of the event loop, after the caller has copied.
+    this.#resumeIfWanted();
+    return taken;
   }
 
   /** Drops what comes from now on, but still notices the end. */
   discard(): void {
-    this.#pending = undefined;
+    this.#staging.clear();
     this.#isDiscarding = true;
-    this.#resume();
-  }
-
-  #resume(): void {
-    if (!this.#isPaused) return;
-    this.#isPaused = false;
-    this.#stream.resume();
+    this.#resumeIfWanted();
   }
 
   close(): void {
     this.#stream.destroy();
   }
 
-  #openPipe(fd: number, bufferBytes: number): Socket {
+  #openPipe(fd: number): Socket {
     // The constructor takes onread as net.connect does; its type does not say so.
     const options: SocketConstructorOpts & { onread: OnReadOpts } = {
       fd,
       readable: true,
       writable: false,
       onread: {
-        // One buffer for the life of the process: every chunk is copied into its message anyway.
-        buffer: Buffer.allocUnsafeSlow(bufferBytes),
+        buffer: Buffer.allocUnsafeSlow(readBytes),
         callback: (size, buffer) => this.#received(buffer.subarray(0, size)),
       },
     };
@@ -100,14 +85,28 @@ export class Input implements PayloadSource {
     return stream;
   }
 
-  /** False asks the stream to stop reading until resume(). */
+  /** False asks the stream to stop reading until it is resumed. */
   #received(bytes: Uint8Array): boolean {
-    if (bytes.length === 0 || this.#isDiscarding) return true;
-    this.#pending = bytes;
-    this.#events.onReady();
-    // What was pulled at once has been copied, and the buffer may be filled again.
-    this.#isPaused = this.#pending !== undefined;
+    if (this.#isDiscarding || bytes.length === 0) return true;
+    this.#staging.append(bytes);
+    // A read that filled its buffer is followed by another at once: let a full payload gather. Any
+    // other has emptied the pipe, and what it brought goes out without delay.
+    const isMoreComing = bytes.length === readBytes && this.#staging.length < this.#payloadBytes;
+    if (isMoreComing) this.#turn ??= setImmediate(this.#onTurn);
+    else this.#events.onReady();
+    this.#isPaused = this.#staging.length >= this.#payloadBytes;
     return !this.#isPaused;
+  }
+
+  readonly #onTurn = (): void => {
+    this.#turn = undefined;
+    this.#events.onReady();
+  };
+
+  #resumeIfWanted(): void {
+    if (!this.#isPaused || this.#staging.length >= this.#payloadBytes) return;
+    this.#isPaused = false;
+    this.#stream.resume();
   }
 
   #ended(): void {
