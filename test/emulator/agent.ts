@@ -23,7 +23,7 @@ export interface AgentHost {
   crashed(): void;
 }
 
-type Phase = 'new' | 'handshake' | 'starting' | 'open' | 'draining' | 'over';
+type Phase = 'new' | 'handshake' | 'answered' | 'starting' | 'open' | 'draining' | 'over';
 /** 'held': taken only when the destination has accepted it. */
 type Outcome = 'accepted' | 'refused' | 'held';
 
@@ -270,6 +270,7 @@ export class Agent {
     switch (this.#phase) {
       case 'new':
       case 'handshake':
+      case 'answered':
         return this.#processBeforeOpen(message);
       case 'starting':
         // Newer agents leave it unacknowledged until the port is there; older ones lose it.
@@ -316,8 +317,10 @@ export class Agent {
       });
       return 'accepted';
     }
-    this.#phase = 'starting';
+    this.#phase = 'answered';
     this.#later(this.#tuning.handshakeCompleteDelayMs, () => {
+      if (this.#phase !== 'answered') return;
+      this.#phase = 'starting';
       const nanoseconds = Math.round((performance.now() - this.#startedAt) * 1e6);
       const complete = `{"HandshakeTimeToComplete":${nanoseconds},"CustomerMessage":${JSON.stringify(this.#tuning.customerMessage)}}`;
       this.send(codec.payloadTypes.handshakeComplete, Buffer.from(complete));

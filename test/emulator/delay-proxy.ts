@@ -20,7 +20,11 @@ export async function startDelayProxy(options: {
   const sockets = new Set<Socket>();
   const half = options.rttMs / 2;
   const accept = (client: Socket): void => {
-    const upstream = connect({ host: options.host ?? '127.0.0.1', port: options.port });
+    const upstream = connect({
+      host: options.host ?? '127.0.0.1',
+      port: options.port,
+      allowHalfOpen: true,
+    });
     for (const socket of [client, upstream]) {
       socket.setNoDelay(true);
       sockets.add(socket);
@@ -68,16 +72,19 @@ function listen(
   });
 }
 
-type Held = { readonly at: number } & (
-  { readonly chunk: Buffer } | { readonly end: 'fin' | 'reset' }
-);
+/** 'fin' leaves the other direction open, 'close' does not. */
+type Ending = 'fin' | 'reset' | 'close';
+
+type Held = { readonly at: number } & ({ readonly chunk: Buffer } | { readonly end: Ending });
 
 function delayed(from: Socket, to: Socket, delayMs: number, firstExtraMs: number): void {
   let queue: Held[] = [];
   let held = 0;
   let timer: NodeJS.Timeout | undefined;
+  let isOver = false;
   let notBefore = performance.now() + delayMs + firstExtraMs;
-  const push = (item: { chunk: Buffer } | { end: 'fin' | 'reset' }): void => {
+  const push = (item: { chunk: Buffer } | { end: Ending }): void => {
+    if (isOver) return;
     notBefore = Math.max(notBefore, performance.now() + delayMs);
     queue.push({ at: notBefore, ...item });
     arm();
@@ -97,10 +104,11 @@ function delayed(from: Socket, to: Socket, delayMs: number, firstExtraMs: number
       if ('chunk' in item) {
         held -= item.chunk.length;
         if (!to.destroyed) to.write(item.chunk);
-      } else if (item.end === 'fin') {
-        to.end();
-      } else {
+      } else if (item.end === 'reset') {
         to.resetAndDestroy();
+      } else {
+        to.end();
+        if (item.end === 'close') to.destroySoon();
       }
     }
     queue = queue.slice(count);
@@ -108,6 +116,7 @@ function delayed(from: Socket, to: Socket, delayMs: number, firstExtraMs: number
     arm();
   };
   from.on('data', (chunk: Buffer) => {
+    if (isOver) return;
     held += chunk.length;
     push({ chunk });
     if (held >= WINDOW_BYTES || to.writableLength >= WINDOW_BYTES) from.pause();
@@ -121,9 +130,13 @@ function delayed(from: Socket, to: Socket, delayMs: number, firstExtraMs: number
   to.on('drain', () => {
     if (held < WINDOW_BYTES) from.resume();
   });
+  from.on('close', () => {
+    push({ end: 'close' });
+  });
   to.on('close', () => {
     clearTimeout(timer);
+    isOver = true;
     queue = [];
-    from.destroy();
+    from.resume(); // into the void, so that its own end is noticed
   });
 }

@@ -36,6 +36,7 @@ export class Inspector {
 
   /** A message on its way to the client; acknowledgements are checked against it. */
   sent(frame: Buffer, isIntact: boolean): void {
+    if (frame.length < codec.PAYLOAD_AT) return; // cut short by a fault: names no message
     const seq = frame.readUInt32BE(48) * 2 ** 32 + frame.readUInt32BE(52);
     const known = this.#sent.get(seq);
     if (known !== undefined) {
