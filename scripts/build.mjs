@@ -28,7 +28,8 @@ const forbiddenInMain = [
   /node_modules\/ws\/lib\/websocket-server/,
 ];
 
-const mainBudgetBytes = 260 * 1024;
+/** Every connection reads and compiles this file: growth should be noticed, and have a reason. */
+const mainBudgetBytes = 320 * 1024;
 
 const result = await build({
   absWorkingDir: root,

@@ -60,11 +60,7 @@ describe('the log', () => {
     for (const [name, value] of Object.entries(careless)) {
       log.trace({ [name]: value }, `field ${name}`);
       log.debug({ wrapped: { [name]: value } }, `wrapped ${name}`);
-      if (
-        typeof value === 'string' &&
-        name.startsWith('t') === false &&
-        value.length > secret.length
-      ) {
+      if (typeof value === 'string' && !name.startsWith('t') && value.length > secret.length) {
         log.info({}, value);
       }
     }
