@@ -1,6 +1,6 @@
 import type { BridgeError } from '../errors.ts';
 import type { Clock } from '../transport/clock.ts';
-import type { ChannelEnd, PayloadSource } from '../transport/data-channel.ts';
+import type { ChannelEnd, PayloadSource } from '../transport/channel.ts';
 import { ClientLife, type Departure } from './client-life.ts';
 import { Input } from './input.ts';
 import { Output } from './output.ts';
@@ -25,6 +25,8 @@ export interface Endpoint {
 /** What an endpoint uses of the local side. */
 export interface LocalSide {
   readonly source: PayloadSource;
+  /** To be called when a source wrapped around `source` has bytes again. */
+  readonly ready: () => void;
   /** Bytes for standard output; kept without copying. */
   readonly deliver: (payload: Uint8Array) => void;
   /** The remote side can be reached but not used: ends the relay with this error. */
@@ -45,6 +47,8 @@ export interface RelayOptions {
   readonly open: (local: LocalSide) => Promise<Endpoint>;
   /** Says what there is to say on stderr, before anything is closed; gives the exit status. */
   readonly conclude: (outcome: Outcome) => number;
+  /** What else has to be undone; runs while the remote session is ended. Never rejects. */
+  readonly tidyUp: () => Promise<void>;
   /** Nobody may be kept waiting for our stderr any longer. */
   readonly closeStderr: () => void;
   /** Ends the relay from outside, with its reason. */
@@ -102,6 +106,7 @@ export async function relay(options: RelayOptions): Promise<number> {
 
   const opening = options.open({
     source: input,
+    ready: () => endpoint?.sourceReady(),
     deliver: (payload) => {
       life.heard();
       output.write(payload);
@@ -131,11 +136,11 @@ export async function relay(options: RelayOptions): Promise<number> {
   if (first.kind !== 'departed') input.discard();
   output.close();
   if (first.kind !== 'departed') {
-    await Promise.race([inputEnded.promise, departed.promise, delay(clock, farewellMs)]);
+    await atMost(clock, farewellMs, [inputEnded.promise, departed.promise]);
   }
   life.dispose();
   options.closeStderr();
-  await undone(opening, clock);
+  await Promise.all([undone(opening, clock), options.tidyUp()]);
   input.close();
   stopSignals();
   return status;
@@ -150,7 +155,7 @@ async function undone(opening: Promise<Endpoint>, clock: Clock): Promise<void> {
     },
     () => undefined,
   );
-  await Promise.race([released, delay(clock, undoLimitMs)]);
+  await atMost(clock, undoLimitMs, [released]);
 }
 
 /**
@@ -191,9 +196,15 @@ function settleable<T>(): Settleable<T> {
   return { promise, settle };
 }
 
-function delay(clock: Clock, ms: number): Promise<void> {
+/** Resolves with the first of `promises`, or when `ms` have passed; leaves no timer behind. */
+function atMost(clock: Clock, ms: number, promises: readonly Promise<unknown>[]): Promise<void> {
   return new Promise((resolve) => {
-    clock.setTimer(resolve, ms);
+    const cancel = clock.setTimer(resolve, ms);
+    const done = (): void => {
+      cancel();
+      resolve();
+    };
+    for (const promise of promises) promise.then(done, done);
   });
 }
 

@@ -2,6 +2,7 @@ import { isatty } from 'node:tty';
 import { BridgeError } from '../../errors.ts';
 import { relay, type Endpoint, type LocalSide, type Outcome } from '../../relay/relay.ts';
 import { RemoteWatch } from '../../relay/remote-watch.ts';
+import type { KeyPush } from '../../ssh/key-push.ts';
 import { systemClock } from '../../transport/clock.ts';
 import type { ChannelConsumer, ChannelEnd, PayloadSource } from '../../transport/data-channel.ts';
 import type { ConnectArgs } from '../args.ts';
@@ -18,6 +19,7 @@ export function run(args: ConnectArgs, io: CommandIo): Promise<number> {
   // performance.now() counts from the start of the process, and so does this deadline.
   const openBy = args.connectTimeoutMs;
   let hasReceived = false;
+  let keyPush: KeyPush | undefined;
 
   const open = async (local: LocalSide): Promise<Endpoint> => {
     const watch = new RemoteWatch({
@@ -45,9 +47,18 @@ export function run(args: ConnectArgs, io: CommandIo): Promise<number> {
       },
       notice: io.notice,
     };
-    const connection = await openConnection(args, io);
+    const connecting = openConnection(args, io);
+    connecting.catch(() => {
+      // Awaited below; a key that cannot be pushed is reported first.
+    });
+    keyPush = await pushKey(args, io, connecting);
+    void keyPush?.failed.then(local.fail);
+    const connection = await connecting;
     try {
-      const endpoint = await openEndpoint(args, connection, local.source, consumer, openBy);
+      const source = keyPush?.wrapSource(local.source, local.ready) ?? local.source;
+      const opening = openEndpoint(args, connection, source, consumer, openBy);
+      keyPush?.warm();
+      const endpoint = await opening;
       void endpoint.ended.then(() => {
         watch.dispose();
         connection.gateway.close();
@@ -65,8 +76,35 @@ export function run(args: ConnectArgs, io: CommandIo): Promise<number> {
     isTerminal: isatty(0),
     open,
     conclude: (outcome) => conclude(outcome, hasReceived, io),
+    tidyUp: async () => {
+      await keyPush?.close();
+    },
     closeStderr,
     fatal: io.fatal,
+  });
+}
+
+/** The mechanism of --push-key, loaded only when it is asked for. */
+async function pushKey(
+  args: ConnectArgs,
+  io: CommandIo,
+  connecting: Promise<Connection>,
+): Promise<KeyPush | undefined> {
+  if (args.pushKey === 'off' || args.user === undefined) return undefined;
+  const { openKeyPush } = await import('../../ssh/key-push.ts');
+  return openKeyPush({
+    pushKey: args.pushKey,
+    key: args.key,
+    user: args.user,
+    node: args.target,
+    target: args.target,
+    port: args.port,
+    agentSocket: args.agentSocket,
+    availabilityZone: args.availabilityZone,
+    identity: `${args.profile ?? ''} ${args.region ?? ''}`,
+    apis: async () => (await connecting).aws,
+    env: io.env,
+    logger: io.logger,
   });
 }
 
