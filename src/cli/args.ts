@@ -90,6 +90,8 @@ export interface KnownHostsArgs extends AwsArgs, LogArgs {
   readonly timeoutMs: number;
   /** How long fetched keys are believed before they are fetched again. */
   readonly cacheMs: number;
+  /** Replace what is remembered, though the node's keys are others now. */
+  readonly acceptChanged: boolean;
 }
 
 export interface ConfigArgs {

@@ -208,6 +208,12 @@ export const options: readonly OptionSpec[] = [
     commands: ['known-hosts'],
   },
   {
+    name: 'accept-changed',
+    type: 'flag',
+    describe: 'believe the host keys that the node has now, and remember them',
+    commands: ['known-hosts'],
+  },
+  {
     name: 'host',
     type: 'text',
     placeholder: 'PATTERNS',

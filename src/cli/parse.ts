@@ -128,6 +128,7 @@ function build(command: CommandSpec, given: Given, env: NodeJS.ProcessEnv): Comm
         presented: text('presented'),
         timeoutMs: duration(text('timeout')),
         cacheMs: duration(text('cache')),
+        acceptChanged: text('accept-changed') !== undefined,
         ...awsArgs(text),
         ...logArgs(text),
       };

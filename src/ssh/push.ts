@@ -33,6 +33,7 @@ export interface RunCommand {
     readonly status: string;
     readonly detail: string;
     readonly exitCode: number;
+    readonly stdout: string;
     readonly stderr: string;
   }>;
 }

@@ -224,10 +224,10 @@ describe('logins that share a path', () => {
   it('never find the place empty while owners come and go', async () => {
     const first = login();
     await first.agent.start();
-    let isOver = false;
+    const state = { isOver: false };
     let asked = 0;
     const asking = (async () => {
-      while (!isOver) {
+      while (!state.isOver) {
         expect(await listedKey()).toBeDefined();
         asked += 1;
       }
@@ -240,7 +240,7 @@ describe('logins that share a path', () => {
       expect(next.agent.role).toBe('owner');
       previous = next;
     }
-    isOver = true;
+    state.isOver = true;
     await asking;
     expect(asked).toBeGreaterThan(0);
   });
