@@ -104,8 +104,11 @@ export const MAX_TIMER_BURST = 64;
 
 /** Sendings over one socket, each overtaken, after which silence means "had it before". */
 export const SENDINGS_UNTIL_PRESUMED = 4;
-/** Messages beyond the window that probe whether an agent that ignores duplicates still answers. */
-export const SILENT_OVERDRAFT_MESSAGES = 8;
+/**
+ * Small messages beyond the window, one for each time an agent that ignores duplicates stays silent;
+ * the bound is twenty minutes of silence.
+ */
+export const MAX_PROBES = 256;
 /** Expired timers in a row after which such an agent counts as silent. */
 export const SILENT_EXPIRIES = 2;
 

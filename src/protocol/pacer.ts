@@ -31,11 +31,6 @@ export class Pacer {
     this.#tokens -= 1;
   }
 
-  /** Whether the last look at the bucket found it empty. */
-  get isEmpty(): boolean {
-    return this.#tokens < 1 - EPSILON;
-  }
-
   /** When to look again: a few tokens at a time, so that pacing does not mean a wake per message. */
   readyAt(): number {
     const wanted = Math.min(PACER_WAKE_TOKENS, this.#burst);

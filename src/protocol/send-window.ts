@@ -5,9 +5,9 @@
  * does not read.
  *
  * Two things make a message go out again on a live socket. A message sent clearly later was
- * acknowledged: then this one was lost. Or nothing was acknowledged for a while: then the one
- * message that waits longest is sent, with the delay doubling each time. Both look at the head of a
- * list only, so that the cost does not depend on how much is in flight.
+ * acknowledged: then this one was lost. Or nothing was acknowledged for a while: then the
+ * oldest message and the one that waits longest are sent, with the delay doubling each time. Both
+ * look at the head of a list only, so that the cost does not depend on how much is in flight.
  */
 import {
   MAX_RTO_MS,
@@ -35,6 +35,7 @@ export class SendWindow {
   #expiries = 0;
   #timerBurst = 1;
   #presumesSilentArrival = false;
+  #wantsProbe = false;
 
   get messages(): number {
     return this.#entries.size;
@@ -59,7 +60,7 @@ export class SendWindow {
 
   /** Whether only a new message can show if those in flight have arrived; see below. */
   get wantsProbe(): boolean {
-    return this.#presumesSilentArrival && this.#expiries >= SILENT_EXPIRIES;
+    return this.#wantsProbe;
   }
 
   /** Remembers a message; it is queued until `sendNext` or `markSent` says that it went out. */
@@ -81,6 +82,7 @@ export class SendWindow {
     this.#bytes += payloadBytes;
     if (payloadBytes > SMALL_PAYLOAD_BYTES) this.#largeMessages += 1;
     this.#queued.append(entry);
+    this.#wantsProbe = false;
     return entry;
   }
 
@@ -115,6 +117,7 @@ export class SendWindow {
     }
     this.#timerRestartedAt = now;
     this.#expiries = 0;
+    this.#wantsProbe = false;
     // The first sending, not the last: the acknowledgement may be late rather than of the resend.
     if (entry.transmissionsOnSocket > 0 && entry.firstSentAt > this.#newestArrivedSentAt) {
       this.#newestArrivedSentAt = entry.firstSentAt;
@@ -136,14 +139,19 @@ export class SendWindow {
     const resendAt = this.resendAt();
     if (resendAt === undefined || now < resendAt) return;
     const sentBefore = now - this.#rtt.resendAfterMs;
+    // The one that was sent first is what a receiver with a full buffer waits for; the one that has
+    // waited longest may be lost behind a first one that is never acknowledged again.
+    const [oldest] = this.#entries.values();
+    if (oldest?.list === this.#inFlight) this.#queued.append(oldest);
     for (let count = 0; count < this.#timerBurst; count += 1) {
       const head = this.#inFlight.head;
-      if (head === undefined || (count > 0 && head.orderedAt > sentBefore)) break;
+      if (head === undefined || head.orderedAt > sentBefore) break;
       this.#queued.append(head);
     }
     this.#timerRestartedAt = now;
     // Beyond this the delay is at its bound whatever the estimate.
     this.#expiries = Math.min(this.#expiries + 1, 8);
+    this.#wantsProbe = this.#presumesSilentArrival && this.#expiries >= SILENT_EXPIRIES;
   }
 
   /**

@@ -17,10 +17,11 @@ import {
   EARLY_DATA_HOLD_MS,
   FLAG,
   MAX_CORRUPT_SOCKETS,
+  MAX_PROBES,
   MAX_TEXT_LENGTH,
   MAX_TOO_BIG_CLOSES,
   PAYLOAD_TYPE,
-  SILENT_OVERDRAFT_MESSAGES,
+  SMALL_PAYLOAD_BYTES,
   STREAM_FLAGS,
 } from './constants.ts';
 import { answerHandshake, SHELL_HINT, type OpenedSession } from './handshake.ts';
@@ -125,8 +126,8 @@ type Link =
   | { readonly kind: 'down' }
   | { readonly kind: 'up'; readonly isGood: boolean; readonly isCorrupt: boolean };
 
-/** What a source that had to stop waits for, as far as time alone will bring it. */
-type Wait = 'nothing' | 'pacing' | 'hold';
+/** What a source has to wait for: time (pacing, a hold) or some input of another kind. */
+type Obstacle = 'nothing' | 'input' | 'pacing' | 'hold';
 
 const NO_HOLD = Number.NEGATIVE_INFINITY;
 const LINK_DOWN: Link = { kind: 'down' };
@@ -141,7 +142,9 @@ export class Session {
   #state: State = { phase: 'awaiting-request', terminateWhenOpen: false };
   #link: Link = LINK_DOWN;
   #nextSeq = 0;
-  #wait: Wait = 'nothing';
+  /** What kept the last `sendCapacity` at 0, and what a source is known to wait for. */
+  #blockedBy: Obstacle = 'nothing';
+  #wait: Obstacle = 'nothing';
   #lastAcknowledged: Pick<StreamMessage, 'messageType' | 'messageId' | 'seq'> | undefined;
   #corruptSockets = 0;
   #tooBigCloses = 0;
@@ -246,9 +249,8 @@ export class Session {
 
   /** Most payload bytes that `send` takes now; 0 when not open, window full, paced or without socket. */
   sendCapacity(at: Instant): number {
-    if (!this.#hasRoom) return 0;
-    if (at.now < this.#holdUntil) return 0;
-    return this.#pacer.isReady(at.now) ? this.#roomBytes : 0;
+    this.#blockedBy = this.#obstacle(at.now);
+    return this.#blockedBy === 'nothing' ? this.#roomBytes : 0;
   }
 
   /** Sends exactly one stream message. The bytes are copied. */
@@ -257,7 +259,7 @@ export class Session {
       throw new BridgeError('internal', 'more bytes were sent than the session takes');
     }
     this.#wait = 'nothing';
-    this.#payloadSize.sent(payload.length, this.#sendWindow.messages);
+    this.#payloadSize.sent(payload.length);
     const outputs: Output[] = [];
     this.#transmitStream(PAYLOAD_TYPE.output, payload, at, outputs);
     return outputs;
@@ -310,9 +312,7 @@ export class Session {
    * includes the instant; if it takes an acknowledgement or a socket, that will be an input anyway.
    */
   noteSendBlocked(): void {
-    if (!this.#hasRoom) return;
-    if (this.#pacer.isEmpty) this.#wait = 'pacing';
-    else if (this.#holdUntil !== NO_HOLD) this.#wait = 'hold';
+    this.#wait = this.#blockedBy;
   }
 
   get #isOver(): boolean {
@@ -322,6 +322,7 @@ export class Session {
   get #waitUntil(): number | undefined {
     switch (this.#wait) {
       case 'nothing':
+      case 'input':
         return undefined;
       case 'pacing':
         return this.#pacer.readyAt();
@@ -337,14 +338,12 @@ export class Session {
       : NO_HOLD;
   }
 
-  /** Whether a data message could go out but for pacing and holding. */
-  get #hasRoom(): boolean {
-    return (
-      this.#state.phase === 'open' &&
-      this.#link.kind === 'up' &&
-      !this.#sendWindow.hasQueued &&
-      this.#roomBytes > 0
-    );
+  /** What keeps a data message from going out; a full window is seen in `#roomBytes`. */
+  #obstacle(now: number): Obstacle {
+    if (this.#state.phase !== 'open' || this.#link.kind === 'down') return 'input';
+    if (this.#sendWindow.hasQueued || this.#roomBytes === 0) return 'input';
+    if (now < this.#holdUntil) return 'hold';
+    return this.#pacer.isReady(now) ? 'nothing' : 'pacing';
   }
 
   /** Room in the window for one payload: a whole one or none, so that sizes do not dwindle. */
@@ -352,11 +351,13 @@ export class Session {
     const { messages, bytes } = this.#sendWindow;
     const limit = this.#payloadSize.limit(messages);
     if (messages === 0) return Math.min(limit, this.#options.maxInFlightBytes);
-    const overdraft = this.#sendWindow.wantsProbe ? SILENT_OVERDRAFT_MESSAGES : 0;
     const isFull =
-      messages >= this.#options.maxInFlightMessages + overdraft ||
-      bytes + limit > this.#options.maxInFlightBytes + overdraft * limit;
-    return isFull ? 0 : limit;
+      messages >= this.#options.maxInFlightMessages ||
+      bytes + limit > this.#options.maxInFlightBytes;
+    if (!isFull) return limit;
+    const mayProbe =
+      this.#sendWindow.wantsProbe && messages < this.#options.maxInFlightMessages + MAX_PROBES;
+    return mayProbe ? Math.min(limit, SMALL_PAYLOAD_BYTES) : 0;
   }
 
   #transition(state: State): void {
