@@ -12,11 +12,8 @@ import {
   DEFAULT_MESSAGES_PER_SECOND,
 } from '../protocol/constants.ts';
 import { systemClock } from '../transport/clock.ts';
-import {
-  DataChannel,
-  type ChannelConsumer,
-  type PayloadSource,
-} from '../transport/data-channel.ts';
+import type { ChannelConsumer, PayloadSource } from '../transport/channel.ts';
+import { DataChannel } from '../transport/data-channel.ts';
 import { within } from '../transport/deadline.ts';
 import { AheadDialer } from '../transport/ahead.ts';
 import { makeDial } from '../transport/dial.ts';

@@ -6,9 +6,9 @@ import type {
   ChannelConsumer,
   ChannelEnd,
   ChannelInfo,
-  DataChannel,
   PayloadSource,
-} from '../transport/data-channel.ts';
+} from '../transport/channel.ts';
+import type { DataChannel } from '../transport/data-channel.ts';
 import { destinationText, hostPort, type Destination } from './destination.ts';
 import { MuxChannel } from './mux-channel.ts';
 import { joinTcpStream } from './tcp-stream.ts';

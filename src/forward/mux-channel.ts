@@ -7,12 +7,8 @@ import {
   type MuxOutput,
 } from '../protocol/smux.ts';
 import type { Clock } from '../transport/clock.ts';
-import type {
-  ChannelConsumer,
-  ChannelInfo,
-  DataChannel,
-  PayloadSource,
-} from '../transport/data-channel.ts';
+import type { ChannelConsumer, ChannelInfo, PayloadSource } from '../transport/channel.ts';
+import type { DataChannel } from '../transport/data-channel.ts';
 
 /** What one stream tells its owner. After `finished`, `expired` or `abandon` nothing more is called. */
 export interface StreamEvents {

@@ -1,5 +1,5 @@
 import { BridgeError } from '../errors.ts';
-import type { ChannelEnd } from '../transport/data-channel.ts';
+import type { ChannelEnd } from '../transport/channel.ts';
 
 /** The node could not connect to the destination; the agent says that much and not why. */
 export function refused(destination: string, node: string): BridgeError {

@@ -11,9 +11,9 @@ import type {
   ChannelConsumer,
   ChannelEnd,
   ChannelInfo,
-  DataChannel,
   PayloadSource,
-} from '../transport/data-channel.ts';
+} from '../transport/channel.ts';
+import type { DataChannel } from '../transport/data-channel.ts';
 import { forwardingDocument, type SessionDocument } from './destination.ts';
 import { explainEnd, refused, silent } from './unreachable.ts';
 

@@ -1,7 +1,7 @@
 import { fstatSync } from 'node:fs';
 import { Socket, type OnReadOpts, type SocketConstructorOpts } from 'node:net';
 import type { Readable } from 'node:stream';
-import type { PayloadSource } from '../transport/data-channel.ts';
+import type { PayloadSource } from '../transport/channel.ts';
 import { Staging } from './staging.ts';
 
 export interface InputEvents {

@@ -26,10 +26,14 @@ export function connectSocket(
       `the data channel at ${hostOf(streamUrl)} did not open within ${openLimitMs / 1000} s`,
       { hint: 'a proxy or firewall may be swallowing the WebSocket connection' },
     );
-  return within(signal, openLimitMs, supplies.clock, tooSlow, async (limited) => {
+  const open = async (limited: AbortSignal): Promise<ChannelSocket> => {
     const headers = await supplies.controlPlane.signUpgrade(streamUrl, limited);
     return await supplies.openSocket({ url: streamUrl, headers }, events, limited);
-  });
+  };
+  const discard = (late: ChannelSocket): void => {
+    late.destroy();
+  };
+  return within(signal, openLimitMs, supplies.clock, tooSlow, open, discard);
 }
 
 /** The part of a stream URL that may be shown: its query can carry secrets. */

@@ -1,45 +1,17 @@
 import type { ControlPlane, SessionGrant } from '../aws/control-plane.ts';
 import { BridgeError } from '../errors.ts';
 import type { Logger } from '../logger.ts';
+import { compareVersions, isVersion } from '../protocol/agent-version.ts';
 import { Session, type Instant, type Output, type SessionOptions } from '../protocol/session.ts';
+import type { ChannelConsumer, ChannelEnd, PayloadSource } from './channel.ts';
 import type { Clock } from './clock.ts';
 import { connectSocket, hostOf } from './connect-socket.ts';
-import { within } from './deadline.ts';
-import { Liveness } from './liveness.ts';
-import { Outbox } from './outbox.ts';
+import { Link } from './link.ts';
+import { closedWhileOpening, describeEnd, openingTooSlow } from './opening-errors.ts';
 import { resumeSession } from './resume.ts';
 import type { ChannelSocket, ChannelSocketEvents, OpenSocket, SocketEnd } from './socket.ts';
+import { terminateByCall } from './terminate-call.ts';
 import { WakeTimer } from './wake-timer.ts';
-
-/** Where the channel takes its bytes from. */
-export interface PayloadSource {
-  /**
-   * The next bytes to send, at least one and at most `maxBytes`; undefined when there are none now.
-   * The view is copied before `pull` is called again.
-   */
-  pull(maxBytes: number): Uint8Array | undefined;
-}
-
-/** What the channel tells its user. Bytes given to `deliver` may be kept without copying. */
-export interface ChannelConsumer {
-  opened(info: ChannelInfo): void;
-  deliver(payload: Uint8Array): void;
-  /** The agent's Flag message, such as ConnectToPortError (3). */
-  flag(value: number): void;
-  /** pause_publication or start_publication: the agent's side of the channel went away or came back. */
-  publication(isPaused: boolean): void;
-  /** One line worth telling the person who waits. */
-  notice(text: string): void;
-}
-
-export type ChannelInfo = Omit<Extract<Output, { kind: 'opened' }>, 'kind'>;
-
-export type ChannelEnd =
-  /** channel_closed from the service; `output` is its reason, empty for a normal end. */
-  | { readonly kind: 'remote-closed'; readonly output: string; readonly isIncomplete: boolean }
-  /** We ended the session and it was confirmed, or nothing more can be done about it. */
-  | { readonly kind: 'terminated' }
-  | { readonly kind: 'failed'; readonly error: BridgeError };
 
 export interface DataChannelOptions {
   readonly grant: SessionGrant;
@@ -60,10 +32,23 @@ export interface DataChannelOptions {
   readonly keepaliveMs: number;
 }
 
-type Link =
+type State =
   | { readonly kind: 'connecting' }
-  | { readonly kind: 'up'; readonly socket: ChannelSocket; readonly liveness: Liveness }
+  | { readonly kind: 'up'; readonly link: Link }
   | { readonly kind: 'ended' };
+
+/** A stretch of time without a connection that works, however many sockets it takes. */
+interface Outage {
+  readonly since: number;
+  attemptsMade: number;
+  isAnnounced: boolean;
+}
+
+interface Opened {
+  readonly socket: ChannelSocket;
+  readonly tokenValue: string;
+  readonly streamUrl: string;
+}
 
 type Purpose =
   | { readonly kind: 'relaying' }
@@ -72,13 +57,15 @@ type Purpose =
   /** TerminateSession is sent; waiting for its acknowledgement, until a deadline. */
   | { readonly kind: 'terminating'; readonly until: number };
 
-/** Bytes in the socket above which the source is left waiting. */
-const maxBufferedBytes = 1024 * 1024;
+/** Bytes on their way to the kernel above which the source is left waiting. */
+const maxUnsentBytes = 1024 * 1024;
 
 /** When to stop waiting for the acknowledgement of our last bytes, and of TerminateSession. */
 const flushLimitMs = 500;
 const terminateLimitMs = 500;
-const terminateCallLimitMs = 2_000;
+
+/** Agents before this one acknowledge TerminateSession and do nothing (amazon-ssm-agent release notes). */
+const firstAgentThatTerminates = '2.3.756.0';
 
 /** Reconnects before the handshake is complete, after which opening has failed. */
 const maxOpeningAttempts = 3;
@@ -96,19 +83,18 @@ export class DataChannel {
   readonly #options: DataChannelOptions;
   readonly #session: Session;
   readonly #abort = new AbortController();
+  readonly #timer: WakeTimer;
   #resolveEnded: (end: ChannelEnd) => void = unset;
   #resolveReleased: () => void = unset;
-  #link: Link = { kind: 'connecting' };
+  #state: State = { kind: 'connecting' };
   #purpose: Purpose = { kind: 'relaying' };
   #isOpened = false;
   #openingAttempts = 0;
+  #outage: Outage | undefined;
   #streamUrl: string;
+  #agentVersion = '';
   #sourceMayHaveMore = true;
   #isPaused = false;
-  readonly #outbox = new Outbox((messages) => {
-    if (this.#link.kind === 'up') this.#link.socket.sendBinary(messages);
-  });
-  readonly #timer: WakeTimer;
 
   constructor(options: DataChannelOptions) {
     this.#options = options;
@@ -127,47 +113,40 @@ export class DataChannel {
 
   /** Dials. Everything after is told through the consumer and `ended`. */
   start(): void {
-    const { grant } = this.#options;
+    if (this.#isEnded()) return;
+    const { tokenValue, streamUrl } = this.#options.grant;
     this.#arm();
-    this.#connect(
-      async (events, signal) => ({
-        socket: await connectSocket(this.#options, grant.streamUrl, events, signal),
-        tokenValue: grant.tokenValue,
-        streamUrl: grant.streamUrl,
-      }),
-      undefined,
-    );
+    this.#connect(async (events, signal) => ({
+      socket: await connectSocket(this.#options, streamUrl, events, signal),
+      tokenValue,
+      streamUrl,
+    }));
   }
 
   /** The source has bytes (again). */
   sourceReady(): void {
     this.#sourceMayHaveMore = true;
+    if (this.#state.kind !== 'up') return;
     const at = this.#instant();
-    if (this.#link.kind === 'up' && this.#link.liveness.suspectSleep(at)) {
-      this.#ping(this.#link, at);
-    }
+    this.#state.link.probeAfterSleep(at);
     this.#pump(at);
     this.#arm();
   }
 
   /** Stops reading the socket, so that the peer is held back by TCP. */
   pauseReceiving(): void {
-    if (this.#isPaused) return;
-    this.#isPaused = true;
-    if (this.#link.kind === 'up') this.#link.socket.pause();
+    // While the session is being ended, the acknowledgements we wait for must come in.
+    if (this.#purpose.kind === 'relaying') this.#setPaused(true);
   }
 
   resumeReceiving(): void {
-    if (!this.#isPaused) return;
-    this.#isPaused = false;
-    if (this.#link.kind !== 'up') return;
-    this.#link.liveness.heard(this.#options.clock.now());
-    this.#link.socket.resume();
+    this.#setPaused(false);
   }
 
   /** Checks the connection at once, because something suggests that it may be dead. */
   probe(): void {
-    if (this.#link.kind === 'up') this.#ping(this.#link, this.#instant());
+    if (this.#state.kind !== 'up') return;
+    this.#state.link.probe(this.#instant());
     this.#arm();
   }
 
@@ -176,15 +155,14 @@ export class DataChannel {
    * is not confirmed in time, calls the API. Idempotent.
    */
   terminate(): void {
-    if (this.#purpose.kind !== 'relaying' || this.#link.kind === 'ended') return;
-    const at = this.#instant();
-    // Reading must go on: the acknowledgements we wait for arrive that way.
-    this.resumeReceiving();
-    if (this.#link.kind !== 'up' || !this.#isOpened) {
+    if (this.#purpose.kind !== 'relaying' || this.#isEnded()) return;
+    if (this.#state.kind !== 'up' || !this.#isOpened) {
       this.#end({ kind: 'terminated' }, { terminateByCall: true });
       return;
     }
+    const at = this.#instant();
     this.#purpose = { kind: 'flushing', until: at.now + flushLimitMs };
+    this.#setPaused(false);
     this.#pump(at);
     this.#advanceEnding(at);
     this.#arm();
@@ -193,137 +171,129 @@ export class DataChannel {
   // --- connecting -------------------------------------------------------------------------------
 
   #connect(
-    dial: (
-      events: ChannelSocketEvents,
-      signal: AbortSignal,
-    ) => Promise<{ socket: ChannelSocket; tokenValue: string; streamUrl: string }>,
-    onUp: (() => void) | undefined,
+    dial: (events: ChannelSocketEvents, signal: AbortSignal) => Promise<Opened>,
+    onUp?: () => void,
   ): void {
-    const { logger } = this.#options;
-    this.#link = { kind: 'connecting' };
-    const attachment: { socket?: ChannelSocket } = {};
-    const events = this.#socketEvents(attachment);
-    dial(events, this.#abort.signal).then(
+    const { clock, keepaliveMs, logger } = this.#options;
+    const link: Link = new Link({
+      clock,
+      keepaliveMs,
+      events: {
+        message: (data) => {
+          this.#received(link, (at) => this.#session.receive(data, at));
+        },
+        text: (text) => {
+          this.#received(link, (at) => this.#session.receiveText(text, at));
+        },
+        drained: () => {
+          this.#pump(this.#instant());
+          this.#arm();
+        },
+        lost: (end) => {
+          this.#lost(link, end);
+        },
+      },
+    });
+    dial(link.socketEvents, this.#abort.signal).then(
       ({ socket, tokenValue, streamUrl }) => {
-        if (this.#link.kind !== 'connecting') {
+        if (this.#isEnded()) {
           socket.destroy();
           return;
         }
         logger.debug({ host: hostOf(streamUrl) }, 'data channel connected');
-        attachment.socket = socket;
         this.#streamUrl = streamUrl;
-        this.#socketUp(socket, tokenValue);
+        this.#up(link, socket, tokenValue);
         onUp?.();
+        link.checkEnd();
       },
       (error: unknown) => {
-        if (this.#link.kind !== 'connecting') return;
         this.#fail(error);
       },
     );
   }
 
-  #socketEvents(attachment: { socket?: ChannelSocket }): ChannelSocketEvents {
-    const ifCurrent = (act: (link: Extract<Link, { kind: 'up' }>) => void): void => {
-      const link = this.#link;
-      if (link.kind === 'up' && link.socket === attachment.socket) act(link);
-    };
-    return {
-      onMessage: (data) => {
-        ifCurrent((link) => {
-          const at = this.#instant();
-          link.liveness.heard(at.now);
-          this.#applyAll(this.#session.receive(data, at));
-          this.#afterInput(at);
-        });
-      },
-      onText: (text) => {
-        ifCurrent((link) => {
-          const at = this.#instant();
-          link.liveness.heard(at.now);
-          this.#applyAll(this.#session.receiveText(text, at));
-          this.#afterInput(at);
-        });
-      },
-      onActivity: () => {
-        ifCurrent((link) => {
-          link.liveness.heard(this.#options.clock.now());
-        });
-      },
-      onDrain: () => {
-        ifCurrent(() => {
-          this.#pump(this.#instant());
-          this.#arm();
-        });
-      },
-      onEnd: (end) => {
-        ifCurrent(() => {
-          this.#socketLost(end);
-        });
-      },
-    };
-  }
-
-  #socketUp(socket: ChannelSocket, tokenValue: string): void {
+  #up(link: Link, socket: ChannelSocket, tokenValue: string): void {
     const at = this.#instant();
-    const liveness = new Liveness({ keepaliveMs: this.#options.keepaliveMs }, at);
-    this.#link = { kind: 'up', socket, liveness };
+    link.attach(socket, at);
+    this.#state = { kind: 'up', link };
     const requestId = this.#options.newRequestId();
     this.#applyAll(this.#session.socketOpened({ tokenValue, requestId }, at));
-    if (!this.#isPaused) socket.resume();
+    link.setPaused(this.#isPaused);
     this.#afterInput(at);
   }
 
-  #socketLost(end: SocketEnd): void {
-    if (this.#link.kind !== 'up') return;
-    this.#outbox.discard();
-    this.#link.socket.destroy();
-    const { clock, logger } = this.#options;
+  #received(link: Link, receive: (at: Instant) => Output[]): void {
+    const at = this.#instant();
+    const unacked = this.#session.unackedMessages;
+    const outputs = receive(at);
+    if (this.#session.unackedMessages < unacked) link.noteProgress();
+    this.#applyAll(outputs);
+    this.#afterInput(at);
+  }
+
+  #lost(link: Link, end: SocketEnd): void {
     const at = this.#instant();
     const code = end.kind === 'closed' ? end.code : undefined;
-    logger.info({ code, error: end.kind === 'error' ? end.error.code : undefined }, 'socket lost');
-    this.#link = { kind: 'connecting' };
+    const error = end.kind === 'error' ? end.error.code : undefined;
+    this.#options.logger.info({ code, error }, 'socket lost');
+    this.#state = { kind: 'connecting' };
     this.#applyAll(this.#session.socketLost(code, at));
     if (this.#isEnded()) return;
     if (this.#purpose.kind !== 'relaying') {
       this.#end({ kind: 'terminated' }, { terminateByCall: true });
       return;
     }
-    if (!this.#isOpened && ++this.#openingAttempts >= maxOpeningAttempts) {
+    this.#openingAttempts += 1;
+    if (!this.#isOpened && this.#openingAttempts >= maxOpeningAttempts) {
       this.#fail(closedWhileOpening(end));
       return;
     }
-    this.#resume(end, clock.now());
+    // A service that takes every connection and drops it at once is one outage, with one time limit.
+    if (this.#outage === undefined || link.isProven(at.now)) {
+      this.#outage = { since: at.now, attemptsMade: 0, isAnnounced: false };
+    }
+    this.#resume(end, this.#outage);
     this.#arm();
   }
 
-  #resume(end: SocketEnd, lostAt: number): void {
+  #resume(end: SocketEnd, outage: Outage): void {
     const { clock, consumer, grant, resumeTimeoutMs, logger } = this.#options;
-    let isAnnounced = false;
+    if (resumeTimeoutMs === 0) {
+      this.#fail(
+        new BridgeError('session.lost', `the connection was lost (${describeEnd(end)})`, {
+          hint: 'allow it to be resumed with --resume-timeout',
+        }),
+      );
+      return;
+    }
+    let isBackToAnnounce = false;
+    const request = {
+      sessionId: grant.sessionId,
+      streamUrl: this.#streamUrl,
+      attemptsMade: outage.attemptsMade,
+      until: outage.since + resumeTimeoutMs,
+      onRetry: (error: BridgeError) => {
+        if (outage.isAnnounced) return;
+        outage.isAnnounced = true;
+        isBackToAnnounce = true;
+        const seconds = Math.ceil(resumeTimeoutMs / 1000);
+        consumer.notice(
+          `connection lost (${describeEnd(end)}), trying to resume for up to ${seconds} s: ${error.message}`,
+        );
+      },
+    };
     this.#connect(
-      async (events, signal) =>
-        await resumeSession(
-          this.#options,
-          {
-            sessionId: grant.sessionId,
-            streamUrl: this.#streamUrl,
-            until: lostAt + resumeTimeoutMs,
-            onRetry: (error) => {
-              if (isAnnounced) return;
-              isAnnounced = true;
-              const seconds = Math.round(resumeTimeoutMs / 1000);
-              consumer.notice(
-                `connection lost (${describeEnd(end)}), trying to resume for up to ${seconds} s: ${error.message}`,
-              );
-            },
-          },
-          events,
-          signal,
-        ),
+      async (events, signal) => {
+        const resumed = await resumeSession(this.#options, request, events, signal);
+        outage.attemptsMade = resumed.attemptsMade;
+        return resumed;
+      },
       () => {
-        const afterMs = Math.round(clock.now() - lostAt);
+        const afterMs = Math.round(clock.now() - outage.since);
         logger.info({ afterMs }, 'session resumed');
-        if (isAnnounced)
+        if (isBackToAnnounce) {
           consumer.notice(`connection resumed after ${Math.round(afterMs / 1000)} s`);
+        }
       },
     );
   }
@@ -331,23 +301,28 @@ export class DataChannel {
   // --- the core's outputs -----------------------------------------------------------------------
 
   #applyAll(outputs: readonly Output[]): void {
-    for (const output of outputs) this.#apply(output);
+    for (const output of outputs) {
+      if (this.#isEnded()) return;
+      this.#apply(output);
+    }
   }
 
   #apply(output: Output): void {
     const { consumer, logger } = this.#options;
     switch (output.kind) {
       case 'transmit':
-        this.#outbox.add(output.frame);
+        if (this.#state.kind === 'up') this.#state.link.transmit(output.frame);
         return;
       case 'transmit-text':
-        if (this.#link.kind === 'up') this.#link.socket.sendText(output.text);
+        if (this.#state.kind === 'up') this.#state.link.transmitText(output.text);
         return;
       case 'deliver':
+        if (this.#state.kind === 'up') this.#state.link.noteProgress();
         consumer.deliver(output.payload);
         return;
       case 'opened':
         this.#isOpened = true;
+        this.#agentVersion = output.agentVersion;
         logger.info({ mode: output.mode, agentVersion: output.agentVersion }, 'data channel open');
         consumer.opened(output);
         return;
@@ -365,7 +340,7 @@ export class DataChannel {
         this.#replaceSocket(output.reason);
         return;
       case 'terminated':
-        this.#end({ kind: 'terminated' }, { terminateByCall: false });
+        this.#end({ kind: 'terminated' }, { terminateByCall: !this.#heedsTerminate() });
         return;
       case 'closed':
         this.#end(
@@ -379,16 +354,21 @@ export class DataChannel {
   }
 
   #replaceSocket(reason: string): void {
+    if (this.#state.kind !== 'up') return;
+    const { link } = this.#state;
     // Not from within applyAll: losing the socket feeds the core again.
-    const link = this.#link;
     queueMicrotask(() => {
-      if (link.kind !== 'up' || this.#link !== link) return;
-      this.#socketLost({ kind: 'closed', code: 1006, reason });
+      if (this.#isCurrent(link)) this.#drop(link, reason);
     });
   }
 
+  /** Gives up on a socket that has not ended by itself. */
+  #drop(link: Link, reason: string): void {
+    link.destroy();
+    this.#lost(link, { kind: 'closed', code: 1006, reason });
+  }
+
   #afterInput(at: Instant): void {
-    if (this.#isEnded()) return;
     this.#pump(at);
     this.#advanceEnding(at);
     this.#arm();
@@ -398,8 +378,8 @@ export class DataChannel {
 
   #pump(at: Instant): void {
     const { source } = this.#options;
-    while (this.#link.kind === 'up' && this.#sourceMayHaveMore) {
-      if (this.#link.socket.bufferedBytes + this.#outbox.bytes >= maxBufferedBytes) break;
+    while (this.#state.kind === 'up' && this.#sourceMayHaveMore) {
+      if (this.#state.link.unsentBytes >= maxUnsentBytes) break;
       const capacity = this.#session.sendCapacity(at);
       if (capacity === 0) {
         this.#session.noteSendBlocked();
@@ -414,10 +394,9 @@ export class DataChannel {
     }
   }
 
-  #ping(link: Extract<Link, { kind: 'up' }>, at: Instant): void {
-    if (this.#isPaused) return;
-    link.liveness.probe(at.now);
-    link.socket.ping();
+  #setPaused(isPaused: boolean): void {
+    this.#isPaused = isPaused;
+    if (this.#state.kind === 'up') this.#state.link.setPaused(isPaused);
   }
 
   // --- time -------------------------------------------------------------------------------------
@@ -433,9 +412,9 @@ export class DataChannel {
     };
     if (!this.#isOpened) consider(this.#options.openBy);
     if (this.#purpose.kind !== 'relaying') consider(this.#purpose.until);
-    if (this.#link.kind === 'up') {
+    if (this.#state.kind === 'up') {
       consider(this.#session.nextWakeAt());
-      consider(this.#link.liveness.lookAt);
+      consider(this.#state.link.lookAt);
     }
     return next;
   }
@@ -443,46 +422,19 @@ export class DataChannel {
   #wake(): void {
     const at = this.#instant();
     if (!this.#isOpened && at.now >= this.#options.openBy) {
-      this.#fail(this.#openingTooSlow());
+      this.#fail(openingTooSlow(this.#session.phase, this.#state.kind === 'up'));
       return;
     }
     this.#look(at);
-    if (this.#link.kind === 'up') {
-      this.#applyAll(this.#session.wake(at));
-      if (this.#isEnded()) return;
-      this.#pump(at);
-    }
-    this.#advanceEnding(at);
-    this.#arm();
+    if (this.#state.kind === 'up') this.#applyAll(this.#session.wake(at));
+    this.#afterInput(at);
   }
 
   #look(at: Instant): void {
-    const link = this.#link;
-    if (link.kind !== 'up' || at.now < link.liveness.lookAt) return;
-    const verdict = link.liveness.look(at, {
-      isReading: !this.#isPaused,
-      isWaiting: this.#session.unackedMessages > 0,
-    });
-    if (verdict === 'ping') link.socket.ping();
-    if (verdict === 'dead') {
-      this.#socketLost({ kind: 'closed', code: 1006, reason: 'no sign of life' });
-    }
-  }
-
-  #openingTooSlow(): BridgeError {
-    const phase = this.#session.phase;
-    if (this.#link.kind !== 'up') {
-      return new BridgeError('network.timeout', 'the data channel could not be opened in time', {
-        hint: 'check the network and proxy, or raise --connect-timeout',
-      });
-    }
-    return new BridgeError(
-      'protocol.handshake',
-      phase === 'awaiting-request'
-        ? 'the agent did not begin the handshake in time'
-        : 'the agent did not complete the handshake in time',
-      { hint: 'the node may be overloaded or its SSM Agent stuck; try again or restart the agent' },
-    );
+    if (this.#state.kind !== 'up') return;
+    const { link } = this.#state;
+    const verdict = link.look(at, this.#session.unackedMessages > 0);
+    if (verdict === 'dead') this.#drop(link, 'no sign of life');
   }
 
   // --- ending -----------------------------------------------------------------------------------
@@ -495,10 +447,15 @@ export class DataChannel {
       if (!isFlushed && at.now < this.#purpose.until) return;
       this.#purpose = { kind: 'terminating', until: at.now + terminateLimitMs };
       this.#applyAll(this.#session.terminate(at));
-      this.#outbox.flush();
+      if (this.#state.kind === 'up') this.#state.link.flush();
     } else if (this.#purpose.kind === 'terminating' && at.now >= this.#purpose.until) {
       this.#end({ kind: 'terminated' }, { terminateByCall: true });
     }
+  }
+
+  #heedsTerminate(): boolean {
+    const version = this.#agentVersion;
+    return isVersion(version) && compareVersions(version, firstAgentThatTerminates) >= 0;
   }
 
   #fail(error: unknown): void {
@@ -513,39 +470,29 @@ export class DataChannel {
   }
 
   #end(end: ChannelEnd, how: { terminateByCall: boolean }): void {
-    const link = this.#link;
-    if (link.kind === 'ended') return;
-    // What is queued may be acknowledgements that the agent waits for before it lets go.
-    this.#outbox.flush();
-    this.#outbox.close();
+    const state = this.#state;
+    if (state.kind === 'ended') return;
+    this.#state = { kind: 'ended' };
     this.#timer.cancel();
-    this.#link = { kind: 'ended' };
     this.#abort.abort(new BridgeError('session.lost', 'the channel has ended'));
-    if (link.kind === 'up') link.socket.close(1000);
+    if (state.kind === 'up') state.link.close(1000);
     this.#options.logger.info({ end: end.kind }, 'data channel ended');
     this.#resolveEnded(end);
-    if (how.terminateByCall) void this.#terminateByCall().then(this.#resolveReleased);
-    else this.#resolveReleased();
-  }
-
-  async #terminateByCall(): Promise<void> {
-    const { controlPlane, grant, clock, logger } = this.#options;
-    const tooSlow = (): BridgeError =>
-      new BridgeError('network.timeout', 'TerminateSession did not answer in time');
-    try {
-      await within(new AbortController().signal, terminateCallLimitMs, clock, tooSlow, (signal) =>
-        controlPlane.terminateSession(grant.sessionId, signal),
+    if (how.terminateByCall) {
+      void terminateByCall(this.#options, this.#options.grant.sessionId).then(
+        this.#resolveReleased,
       );
-      logger.debug({}, 'session terminated by the API');
-    } catch (error) {
-      // Often not permitted, and then the service ends the session by its idle timeout.
-      const code = error instanceof BridgeError ? error.code : 'internal';
-      logger.debug({ code }, 'TerminateSession call failed');
+    } else {
+      this.#resolveReleased();
     }
   }
 
   #isEnded(): boolean {
-    return this.#link.kind === 'ended';
+    return this.#state.kind === 'ended';
+  }
+
+  #isCurrent(link: Link): boolean {
+    return this.#state.kind === 'up' && this.#state.link === link;
   }
 
   #instant(): Instant {
@@ -556,17 +503,4 @@ export class DataChannel {
 
 function unset(): void {
   // Replaced by the promise's resolver in the constructor.
-}
-
-function describeEnd(end: SocketEnd): string {
-  if (end.kind === 'error') return end.error.message;
-  return end.reason === '' ? `close code ${end.code}` : `close code ${end.code}, ${end.reason}`;
-}
-
-function closedWhileOpening(end: SocketEnd): BridgeError {
-  return new BridgeError(
-    'access.websocket',
-    `the service closed the data channel before the handshake (${describeEnd(end)})`,
-    { hint: 'check that ssmmessages:OpenDataChannel is allowed and that the clock is right' },
-  );
 }

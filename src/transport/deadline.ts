@@ -33,9 +33,13 @@ export function deadline(
 
 /**
  * Settles as `work` does, but rejects as soon as the signal aborts even if `work` never settles:
- * a credential process that hangs must not hang us.
+ * a credential process that hangs must not hang us. What it then still yields is given to `discard`.
  */
-export function untilAborted<T>(work: Promise<T>, signal: AbortSignal): Promise<T> {
+export function untilAborted<T>(
+  work: Promise<T>,
+  signal: AbortSignal,
+  discard: (late: T) => void = ignore,
+): Promise<T> {
   return new Promise((resolve, reject) => {
     const onAbort = (): void => {
       reject(signal.reason instanceof Error ? signal.reason : new Error('aborted'));
@@ -45,7 +49,8 @@ export function untilAborted<T>(work: Promise<T>, signal: AbortSignal): Promise<
     work.then(
       (value) => {
         signal.removeEventListener('abort', onAbort);
-        resolve(value);
+        if (signal.aborted) discard(value);
+        else resolve(value);
       },
       (error: unknown) => {
         signal.removeEventListener('abort', onAbort);
@@ -55,18 +60,26 @@ export function untilAborted<T>(work: Promise<T>, signal: AbortSignal): Promise<
   });
 }
 
-/** Runs `work` under a deadline that bounds it even if it ignores its signal. */
+/**
+ * Runs `work` under a deadline that bounds it even if it ignores its signal. A result that comes too
+ * late is given to `discard`, so that nothing it holds is left behind.
+ */
 export async function within<T>(
   parent: AbortSignal,
   ms: number,
   clock: Clock,
   reason: () => Error,
   work: (signal: AbortSignal) => Promise<T>,
+  discard?: (late: T) => void,
 ): Promise<T> {
   const limit = deadline(parent, ms, clock, reason);
   try {
-    return await untilAborted(work(limit.signal), limit.signal);
+    return await untilAborted(work(limit.signal), limit.signal, discard);
   } finally {
     limit.dispose();
   }
+}
+
+function ignore(): void {
+  // Most late results hold nothing.
 }

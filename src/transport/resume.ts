@@ -25,16 +25,19 @@ export interface ResumeRequest {
   readonly sessionId: string;
   /** Used when the service returns no new URL. */
   readonly streamUrl: string;
+  /** Attempts made since the connection last worked: the first is made at once, later ones wait. */
+  readonly attemptsMade: number;
   /** When to give up, monotonic ms. */
   readonly until: number;
   /** Told after each failed attempt that will be followed by another. */
-  readonly onRetry: (error: BridgeError, attempt: number) => void;
+  readonly onRetry: (error: BridgeError) => void;
 }
 
 export interface Resumed {
   readonly socket: ChannelSocket;
   readonly tokenValue: string;
   readonly streamUrl: string;
+  readonly attemptsMade: number;
 }
 
 /**
@@ -44,27 +47,50 @@ export interface Resumed {
  * Rejects with session.gone when the service says the session is over, with access.denied when
  * ResumeSession is refused, and with session.lost when time is up.
  */
-export async function resumeSession(
+export function resumeSession(
   supplies: ResumeSupplies,
   request: ResumeRequest,
   events: ChannelSocketEvents,
   signal: AbortSignal,
 ): Promise<Resumed> {
-  const { clock, logger } = supplies;
+  let latest: BridgeError | undefined;
+  const outOfTime = (): BridgeError => gaveUp(latest);
+  const work = (limited: AbortSignal): Promise<Resumed> =>
+    tryUntilResumed(supplies, request, events, limited, (failure) => {
+      latest = failure;
+    });
+  const discard = (late: Resumed): void => {
+    late.socket.destroy();
+  };
+  const leftMs = Math.max(0, request.until - supplies.clock.now());
+  return within(signal, leftMs, supplies.clock, outOfTime, work, discard);
+}
+
+async function tryUntilResumed(
+  supplies: ResumeSupplies,
+  request: ResumeRequest,
+  events: ChannelSocketEvents,
+  signal: AbortSignal,
+  onFailure: (failure: BridgeError) => void,
+): Promise<Resumed> {
+  const { clock, logger, random } = supplies;
   let refusals = 0;
-  for (let attempt = 0; ; attempt += 1) {
+  for (let attempt = request.attemptsMade; ; attempt += 1) {
+    const delayMs = resumeDelayMs(attempt, random());
+    if (delayMs > 0) await pause(clock, delayMs, signal);
     try {
-      return await attemptResume(supplies, request, events, signal);
+      return {
+        ...(await attemptResume(supplies, request, events, signal)),
+        attemptsMade: attempt + 1,
+      };
     } catch (error) {
       signal.throwIfAborted();
       const failure = asBridgeError(error);
+      onFailure(failure);
       if (failure.code === 'access.websocket') refusals += 1;
       if (isFinal(failure) || refusals >= maxRefusals) throw failure;
-      const delayMs = resumeDelayMs(attempt + 1, supplies.random());
-      logger.info({ attempt, code: failure.code, delayMs }, 'resume attempt failed');
-      if (clock.now() + delayMs >= request.until) throw gaveUp(failure);
-      request.onRetry(failure, attempt);
-      await pause(clock, delayMs, signal);
+      logger.info({ attempt, code: failure.code }, 'resume attempt failed');
+      request.onRetry(failure);
     }
   }
 }
@@ -74,7 +100,7 @@ async function attemptResume(
   request: ResumeRequest,
   events: ChannelSocketEvents,
   signal: AbortSignal,
-): Promise<Resumed> {
+): Promise<Omit<Resumed, 'attemptsMade'>> {
   const grant = await within(signal, callLimitMs, supplies.clock, slowCall, (limited) =>
     supplies.controlPlane.resumeSession(request.sessionId, limited),
   );
@@ -106,15 +132,12 @@ function isFinal(error: BridgeError): boolean {
   );
 }
 
-function gaveUp(cause: BridgeError): BridgeError {
-  return new BridgeError(
-    'session.lost',
-    `the connection was lost and could not be resumed: ${cause.message}`,
-    {
-      hint: cause.hint ?? 'check the network and connect again',
-      cause,
-    },
-  );
+function gaveUp(cause: BridgeError | undefined): BridgeError {
+  const why = cause === undefined ? ' in time' : `: ${cause.message}`;
+  return new BridgeError('session.lost', `the connection was lost and could not be resumed${why}`, {
+    hint: cause?.hint ?? 'check the network and connect again',
+    cause,
+  });
 }
 
 function asBridgeError(error: unknown): BridgeError {

@@ -8,7 +8,7 @@ import type {
   ChannelEnd,
   ChannelInfo,
   PayloadSource,
-} from '../../src/transport/data-channel.ts';
+} from '../../src/transport/channel.ts';
 import type { ForwardChannel } from '../../src/forward/forward-session.ts';
 import { SmuxServer } from '../emulator/smux.ts';
 

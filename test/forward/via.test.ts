@@ -3,7 +3,7 @@ import { PassThrough, type Duplex, duplexPair } from 'node:stream';
 import { describe, expect, it } from 'vitest';
 import { createViaEndpoint, viaSession, type Channel } from '../../src/forward/via.ts';
 import type { Clock } from '../../src/transport/clock.ts';
-import type { ChannelConsumer, PayloadSource } from '../../src/transport/data-channel.ts';
+import type { ChannelConsumer, PayloadSource } from '../../src/transport/channel.ts';
 import { memoryChannel, type MemoryChannel, type MemoryChannelOptions } from './memory-channel.ts';
 
 /** Standard input as the relay gives it: bytes handed out in pieces. */

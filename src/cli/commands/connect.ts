@@ -4,7 +4,7 @@ import { relay, type Endpoint, type LocalSide, type Outcome } from '../../relay/
 import { RemoteWatch } from '../../relay/remote-watch.ts';
 import type { KeyPush } from '../../ssh/key-push.ts';
 import { systemClock } from '../../transport/clock.ts';
-import type { ChannelConsumer, ChannelEnd, PayloadSource } from '../../transport/data-channel.ts';
+import type { ChannelConsumer, ChannelEnd, PayloadSource } from '../../transport/channel.ts';
 import type { ConnectArgs } from '../args.ts';
 import type { CommandIo } from '../io.ts';
 import { openChannel, openConnection, startSession, type Connection } from '../session.ts';
