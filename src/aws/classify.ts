@@ -83,19 +83,37 @@ export function isDenied(error: unknown): boolean {
  * signal tells why a call was given up.
  */
 export function classifyApiError(
-  error: unknown,
+  thrown: unknown,
   call: ApiCall,
   place: ApiPlace,
   signal?: AbortSignal,
 ): BridgeError {
-  if (error instanceof BridgeError) return error;
+  if (thrown instanceof BridgeError) return thrown;
   if (signal?.aborted === true) return abandoned(call, signal.reason);
+  const error = withoutSecrets(thrown);
   return (
     identityError(error, call, place) ??
     sessionError(error, call, place) ??
     transportError(error, call, place) ??
     otherError(error, call)
   );
+}
+
+/**
+ * The SDK hangs the whole exchange on its errors, signed request headers included, and quotes what it could
+ * not parse. What is kept here can be logged with all its properties.
+ */
+export function withoutSecrets(error: unknown): unknown {
+  if (!(error instanceof Error) || !('$response' in error)) return error;
+  const isAnswer = '$fault' in error;
+  const copy = new Error(isAnswer ? error.message : 'the answer cannot be read');
+  copy.name = error.name;
+  const { httpStatusCode, requestId } = metadata(error);
+  return Object.assign(copy, {
+    $metadata: { httpStatusCode, requestId },
+    ...(isAnswer ? { $fault: error.$fault } : {}),
+    ...('code' in error ? { code: error.code } : {}),
+  });
 }
 
 /** A call ended by its signal. */

@@ -3,7 +3,7 @@ import { BridgeError } from '../../src/errors.ts';
 import { silentLogger } from '../../src/logger.ts';
 import { type Aws, type AwsOptions, openAws } from '../../src/aws/context.ts';
 import { apiError, type ApiServer, startApiServer } from './api-server.ts';
-import { failureOf, secrets, shown } from './failures.ts';
+import { failureOf, printed, secrets, shown } from './failures.ts';
 import { enterSurroundings, keysInEnvironment, type Surroundings } from './surroundings.ts';
 
 const node = 'i-0123456789abcdef0';
@@ -94,7 +94,7 @@ describe('StartSession', () => {
     const error = await failureOf(start());
     expect(error.code).toBe(code);
     expect(shown(error)).not.toMatch(secrets);
-    expect(shown(error)).not.toMatch(/\n/);
+    expect(printed(error)).not.toMatch(/\n/);
   });
 
   it('says which node is not connected in which region, and how to check', async () => {
@@ -153,6 +153,13 @@ describe('StartSession', () => {
     const error = await failureOf(start());
     expect(error.code).toBe('network.refused');
     expect(error.message).not.toContain('hotel');
+  });
+
+  it('does not repeat what it could not read of an answer', async () => {
+    api.answer = () => ({ body: '{"SessionId":"s-1","TokenValue":"token-1' });
+    const error = await failureOf(start());
+    expect(error.code).toBe('network.refused');
+    expect(shown(error)).not.toMatch(secrets);
   });
 
   it('takes a web page with an error status for what stands in between', async () => {
