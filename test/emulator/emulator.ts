@@ -7,7 +7,10 @@ import { startDelayProxy, type DelayProxy } from './delay-proxy.ts';
 import { FaultBoard } from './faults.ts';
 import { Front } from './front.ts';
 import { Gateway } from './gateway.ts';
+import { instanceConnectOperations } from './instance-connect.ts';
+import { KeyStore } from './key-store.ts';
 import { seededRandom } from './random.ts';
+import { RunCommands } from './run-command.ts';
 import { defaultTuning, pacedTuning, type Service, type Settings } from './service.ts';
 import type { Session } from './session.ts';
 import { sessionOperations } from './ssm.ts';
@@ -48,6 +51,8 @@ const defaults: Settings = {
   gapDeadlineMs: 20_000,
   rttMs: 0,
   minimumClientVersion: '',
+  keyPushLimit: 0,
+  invocationDelayMs: 30,
 };
 
 const DEFAULT_AGENT_VERSION = '3.3.2299.0';
@@ -63,6 +68,7 @@ export async function startEmulator(options: EmulatorOptions): Promise<Emulator>
   const apiCalls: ApiCallRecord[] = [];
   const waiters = new Waiters();
   let ahead = 0;
+  const keyStore = new KeyStore(join(directory, 'keys'));
   const board = new FaultBoard((sessionId) => {
     for (const session of sessions.values()) {
       if (sessionId === undefined || session.id === sessionId) session.faultsChanged();
@@ -75,6 +81,7 @@ export async function startEmulator(options: EmulatorOptions): Promise<Emulator>
       now: () => Date.now() + ahead,
       advance: (ms) => {
         ahead += ms;
+        keyStore.setClock(ahead);
         waiters.changed();
       },
     },
@@ -99,12 +106,19 @@ export async function startEmulator(options: EmulatorOptions): Promise<Emulator>
     log: options.log ?? (() => undefined),
   };
 
+  const runCommands = new RunCommands(service, join(directory, 'commands'));
   const api = new Api(service, [
     {
       targetPrefix: 'AmazonSSM',
       signingName: 'ssm',
       actionPrefix: 'ssm',
-      operations: sessionOperations(service),
+      operations: { ...sessionOperations(service), ...runCommands.operations },
+    },
+    {
+      targetPrefix: 'AWSEC2InstanceConnectService',
+      signingName: 'ec2-instance-connect',
+      actionPrefix: 'ec2-instance-connect',
+      operations: instanceConnectOperations(service, keyStore),
     },
   ]);
   const gateway = new Gateway(service);
@@ -152,8 +166,12 @@ export async function startEmulator(options: EmulatorOptions): Promise<Emulator>
     apiCalls,
     upgrades: service.upgrades,
     faults: board,
-    keys: [],
-    authorizedKeysCommand: () => Promise.reject(new Error('not there yet')),
+    keys: keyStore.keys,
+    commands: runCommands.commands,
+    authorizedKeysCommand: (instanceId) => keyStore.command(instanceId),
+    removeKeys: (instanceId) => {
+      keyStore.remove(instanceId);
+    },
     openSessionCount: () =>
       [...sessions.values()].filter((session) => session.state === 'open').length,
     violations: () =>
@@ -176,6 +194,7 @@ export async function startEmulator(options: EmulatorOptions): Promise<Emulator>
       for (const session of sessions.values()) session.dispose();
       gateway.close();
       api.close();
+      runCommands.close();
       waiters.close();
       await Promise.all(proxies.map((proxy) => proxy.close()));
       await Promise.all(fronts.map((each) => each.close()));

@@ -12,7 +12,7 @@ import type {
 
 /** Every option with its default. */
 export type Settings = Required<
-  Omit<EmulatorOptions, 'nodes' | 'agent' | 'credentials' | 'keyStore' | 'log' | 'seed'>
+  Omit<EmulatorOptions, 'nodes' | 'agent' | 'credentials' | 'log' | 'seed'>
 >;
 
 /** What the parts of the emulator share. */

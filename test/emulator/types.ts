@@ -53,6 +53,8 @@ export interface RunCommandOptions {
   readonly denied?: boolean;
   /** How long the command stays Pending before it starts. */
   readonly startDelayMs?: number;
+  /** Offline: when the command ends as Delivery Timed Out; default the TimeoutSeconds asked for. */
+  readonly deliveryTimeoutMs?: number;
 }
 
 export interface NodeOptions {
@@ -70,9 +72,10 @@ export interface NodeOptions {
   readonly kms?: boolean;
   readonly agent?: Partial<AgentTuning>;
   readonly runCommand?: RunCommandOptions;
+  /** Default: the first one of the region. */
   readonly availabilityZone?: string;
-  /** OS users Instance Connect accepts keys for; default: any valid name. */
-  readonly account?: string;
+  /** For Instance Connect; default `running`. */
+  readonly instanceState?: string;
 }
 
 export interface Credentials {
@@ -119,8 +122,10 @@ export interface EmulatorOptions {
   readonly rttMs?: number;
   /** Oldest ClientVersion (text frame) the service takes; '' = any. */
   readonly minimumClientVersion?: string;
-  /** Directory for the Instance Connect key store; default inside the temporary directory. */
-  readonly keyStore?: string;
+  /** SendSSHPublicKey calls a second before ThrottlingException; 0 = any number. */
+  readonly keyPushLimit?: number;
+  /** For how long after SendCommand its invocation is not known yet. */
+  readonly invocationDelayMs?: number;
   readonly log?: (line: string) => void;
 }
 
@@ -209,6 +214,21 @@ export interface ApiCallRecord {
   readonly error: string | undefined;
 }
 
+export type CommandStatus =
+  'Pending' | 'InProgress' | 'Success' | 'Failed' | 'TimedOut' | 'Cancelled';
+
+export interface CommandRecord {
+  readonly commandId: string;
+  readonly instanceId: string;
+  readonly comment: string;
+  readonly script: readonly string[];
+  readonly status: CommandStatus;
+  readonly detail: string;
+  readonly exitCode: number;
+  readonly stdout: string;
+  readonly stderr: string;
+}
+
 export interface PushedKey {
   readonly instanceId: string;
   readonly osUser: string;
@@ -235,8 +255,11 @@ export interface Emulator {
   readonly upgrades: readonly { readonly status: number; readonly why: string }[];
   readonly faults: FaultControl;
   readonly keys: readonly PushedKey[];
-  /** AuthorizedKeysCommand for an sshd that stands for this node: `<script> %u`. */
-  authorizedKeysCommand(instanceId: string): Promise<string>;
+  readonly commands: readonly CommandRecord[];
+  /** Value of AuthorizedKeysCommand, `%u` included, for an sshd that stands for this node. */
+  authorizedKeysCommand(instanceId: string): string;
+  /** Takes back all keys pushed for a node. */
+  removeKeys(instanceId: string): void;
   openSessionCount(): number;
   /** All violations of all sessions, each with its session id. */
   violations(): readonly string[];
