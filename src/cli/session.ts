@@ -20,6 +20,7 @@ import { makeDial } from '../transport/dial.ts';
 import { wsSocketOpener } from '../transport/ws-socket.ts';
 import type { AwsArgs, SessionArgs } from './args.ts';
 import type { CommandIo } from './io.ts';
+import { proxiedDial } from './proxied-dial.ts';
 import { version } from './version.ts';
 
 /** AWS, and the way to it, as the commands that open sessions use them. */
@@ -35,8 +36,9 @@ export async function openConnection(
   io: Pick<CommandIo, 'env' | 'logger'>,
 ): Promise<Connection> {
   const { profile, region } = args;
-  const gateway = new AheadDialer(makeDial());
-  const aws = await openAws({ profile, region, env: io.env, logger: io.logger });
+  const dial = await proxiedDial(args.proxy, io.env);
+  const gateway = new AheadDialer(dial ?? makeDial());
+  const aws = await openAws({ profile, region, env: io.env, logger: io.logger, dial });
   return { aws, gateway, args, logger: io.logger };
 }
 

@@ -20,10 +20,12 @@ type End =
 export async function run(args: ForwardArgs, io: CommandIo): Promise<number> {
   const signals = watchSignals();
   const forwards: { session: ForwardSession; listener: Listener | undefined }[] = [];
+  let connection: Connection | undefined;
   try {
-    const connection = await openConnection(args, io);
+    const opened = await openConnection(args, io);
+    connection = opened;
     const opening = args.forwards.map(async (spec) => {
-      const session = makeSession(args, spec, connection, io);
+      const session = makeSession(args, spec, opened, io);
       const forward: (typeof forwards)[number] = { session, listener: undefined };
       forwards.push(forward);
       // A port that is taken must show before a session is started for it.
@@ -34,9 +36,9 @@ export async function run(args: ForwardArgs, io: CommandIo): Promise<number> {
       if (!args.quiet) io.notice(readyLine(args.node, spec, forward.listener));
       return session;
     });
-    const lost = opening.map(async (opened): Promise<End> => {
+    const lost = opening.map(async (session): Promise<End> => {
       try {
-        return { kind: 'failed', error: await (await opened).failed };
+        return { kind: 'failed', error: await (await session).failed };
       } catch (error) {
         return { kind: 'failed', error };
       }
@@ -50,6 +52,7 @@ export async function run(args: ForwardArgs, io: CommandIo): Promise<number> {
     const limit = timeLimit(farewellMs);
     await Promise.race([closed, signals.second, limit.passed]);
     limit.cancel();
+    connection?.gateway.close();
     signals.stop();
   }
 }
