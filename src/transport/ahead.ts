@@ -1,4 +1,5 @@
 import type { Socket } from 'node:net';
+import { untilAborted } from './deadline.ts';
 import type { Dial, DialRequest } from './dial.ts';
 
 /**
@@ -20,26 +21,20 @@ export class AheadDialer {
   begin(request: DialRequest): void {
     const key = keyOf(request);
     if (this.#begun.has(key) || this.#abort.signal.aborted) return;
-    const attempt = this.#dial(request, this.#abort.signal).then(
-      (socket) => {
-        // A peer that hangs up meanwhile is noticed when the socket is taken.
-        socket.on('error', ignore);
-        return socket;
-      },
-      () => undefined,
-    );
+    const attempt = this.#dial(request, this.#abort.signal).catch(() => undefined);
     this.#begun.set(key, attempt);
   }
 
   readonly dial: Dial = async (request, signal) => {
     const begun = this.#begun.get(keyOf(request));
     this.#begun.delete(keyOf(request));
-    const socket = begun === undefined ? undefined : await begun;
-    if (socket === undefined || socket.destroyed || socket.readableEnded) {
-      return await this.#dial(request, signal);
-    }
-    socket.off('error', ignore);
-    return socket;
+    const discard = (late: Socket | undefined): void => {
+      late?.destroy();
+    };
+    const socket = begun === undefined ? undefined : await untilAborted(begun, signal, discard);
+    // A peer that has hung up meanwhile is dialled again.
+    const isUsable = socket !== undefined && !socket.destroyed && !socket.readableEnded;
+    return isUsable ? socket : await this.#dial(request, signal);
   };
 
   /** Drops what nobody has taken. */
@@ -54,8 +49,4 @@ export class AheadDialer {
 
 function keyOf({ host, port, isSecure }: DialRequest): string {
   return `${isSecure ? 'tls' : 'tcp'} ${host} ${port}`;
-}
-
-function ignore(): void {
-  // See begin().
 }

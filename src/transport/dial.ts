@@ -57,17 +57,17 @@ function settled(
   underlying?: Socket,
 ): Promise<Socket> {
   return new Promise((resolve, reject) => {
+    let isSettled = false;
     const finish = (act: () => void): void => {
+      if (isSettled) return;
+      isSettled = true;
       socket.off(event, onReady);
-      socket.off('error', onError);
       socket.off('close', onClose);
       signal.removeEventListener('abort', onAbort);
       act();
     };
     const fail = (error: unknown): void => {
       finish(() => {
-        // A destroyed socket may still report; nobody is interested any more.
-        socket.on('error', ignore);
         socket.destroy();
         underlying?.destroy();
         reject(networkError(peer, error));
@@ -88,15 +88,13 @@ function settled(
       fail(signal.reason instanceof BridgeError ? signal.reason : aborted(peer));
     };
     socket.on(event, onReady);
+    // It stays for good: errors are also reported while a socket passes from hand to hand and nobody
+    // else listens. Whoever owns it then notices that it is destroyed.
     socket.on('error', onError);
     socket.on('close', onClose);
     signal.addEventListener('abort', onAbort);
     if (signal.aborted) onAbort();
   });
-}
-
-function ignore(): void {
-  // See the caller.
 }
 
 function aborted(peer: string): BridgeError {

@@ -4,7 +4,7 @@ import WebSocket from 'ws';
 import { BridgeError } from '../errors.ts';
 import type { Dial } from './dial.ts';
 import { frameBinary } from './frame-writer.ts';
-import { networkError } from './network-error.ts';
+import { networkError, systemCode } from './network-error.ts';
 import type {
   ChannelSocket,
   ChannelSocketEvents,
@@ -54,15 +54,7 @@ function upgrade(
   signal: AbortSignal,
 ): Promise<ChannelSocket> {
   return new Promise((resolve, reject) => {
-    const webSocket = new WebSocket(request.url, {
-      headers: { ...request.headers },
-      perMessageDeflate: false,
-      followRedirects: false,
-      maxPayload: maxMessageBytes,
-      // Text frames are parsed as JSON with bounds; ws need not validate them first.
-      skipUTF8Validation: true,
-      createConnection: () => connection,
-    });
+    const webSocket = makeWebSocket(request, connection);
     const abort = (): void => {
       fail(
         signal.reason instanceof BridgeError
@@ -98,15 +90,44 @@ function upgrade(
   });
 }
 
+function makeWebSocket(request: SocketRequest, connection: Duplex): WebSocket {
+  try {
+    return new WebSocket(request.url, {
+      headers: { ...request.headers },
+      perMessageDeflate: false,
+      followRedirects: false,
+      maxPayload: maxMessageBytes,
+      // Text frames are parsed as JSON with bounds; ws need not validate them first.
+      skipUTF8Validation: true,
+      createConnection: () => connection,
+    });
+  } catch (error) {
+    // A URL or a header that HTTP cannot carry.
+    connection.destroy();
+    throw error;
+  }
+}
+
 function ignore(): void {
   // See the callers.
 }
 
 function upgradeError(peer: string, error: Error): BridgeError {
-  if ('code' in error) return networkError(peer, error);
-  // ws reports a malformed 101 (wrong Upgrade header or accept key) without a code.
+  const code = systemCode(error);
+  // Node's HTTP parser has codes of its own for what is not HTTP; ws reports a malformed 101 (wrong
+  // Upgrade header or accept key) without a code.
+  if (code !== undefined && !code.startsWith('HPE_')) return networkError(peer, error);
   return new BridgeError('network.refused', `${peer} gave an invalid WebSocket upgrade response`, {
     hint: 'a proxy or firewall that does not pass WebSockets may be in the way',
+    cause: error,
+  });
+}
+
+/** An established connection that broke, or a peer whose frames are not WebSocket. */
+function lostError(peer: string, error: Error): BridgeError {
+  const code = systemCode(error) ?? 'unknown error';
+  return new BridgeError('network.unreachable', `the connection to ${peer} broke (${code})`, {
+    hint: 'check the network and connect again',
     cause: error,
   });
 }
@@ -139,7 +160,7 @@ class WsChannelSocket implements ChannelSocket {
       events.onActivity();
     });
     webSocket.on('error', (error) => {
-      end({ kind: 'error', error: networkError(peer, error) });
+      end({ kind: 'error', error: lostError(peer, error) });
     });
     webSocket.on('close', (code, reason) => {
       end({ kind: 'closed', code, reason: reason.toString('utf8') });
