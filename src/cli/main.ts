@@ -1,4 +1,5 @@
 import { isatty } from 'node:tty';
+import { isBridgeError } from '../errors.ts';
 import { silentLogger } from '../logger.ts';
 import type { Logger } from '../logger.ts';
 import type { CommandArgs } from './args.ts';
@@ -22,6 +23,11 @@ export async function main(
   hooks: MainHooks,
 ): Promise<number> {
   let target = roughTarget(argv);
+  let logger = silentLogger;
+  const fail = (error: unknown): number => {
+    logger.warn({ ...(isBridgeError(error) && { code: error.code }), err: error }, 'failed');
+    return report(error, target, env);
+  };
   try {
     const parsed = parse(argv, env);
     if (parsed.kind === 'version') {
@@ -34,14 +40,13 @@ export async function main(
       return 0;
     }
     target = targetOf(parsed.args);
-    const logger = await loggerFor(parsed.args, target);
+    logger = await loggerFor(parsed.args, target);
     const notice = (text: string): void => {
       writeStderr(prefixed(target, text));
     };
-    const fail = (error: unknown): number => report(error, target, env);
     return await run(parsed.args, { env, logger, notice, fail, ...hooks });
   } catch (error) {
-    return report(error, target, env);
+    return fail(error);
   }
 }
 
@@ -86,7 +91,7 @@ async function run(args: CommandArgs, io: CommandIo): Promise<number> {
     }
     case 'config': {
       const command = await import('./commands/config.ts');
-      return command.run(args);
+      return command.run(args, io);
     }
   }
 }
