@@ -8,8 +8,8 @@
  *     ...
  *     await push.close();                           // when the client is gone or the session is over
  *
- * `close` takes a second and a half at most. Signatures that other logins have begun to wait for are still
- * given after that: the process stays alive for them by itself.
+ * `close` takes a second and a half at most, unless other logins wait for a signature of this one's agent:
+ * then it goes on until they have it.
  */
 import { createHash } from 'node:crypto';
 import { BridgeError } from '../errors.ts';
@@ -22,15 +22,15 @@ import { checkPush, choosePushMethod, KeyPusher, type PushApis, type PushMethod 
 import { SharedAgent } from './shared-agent.ts';
 import { defaultSocketPath, expandHome, SocketPlace } from './socket-place.ts';
 
-/** Longest that `close` holds up its caller. */
-const CLOSE_LIMIT_MS = 1500;
+/** Longest that taking the key away may hold up the end; it expires anyway. */
+const REMOVE_LIMIT_MS = 1500;
 /** A passphrase is asked for after the push, and sshd's default LoginGraceTime gives two minutes for it. */
 const LOGIN_LIMIT_MS = 120_000;
 const REPEAT_EVERY_MS = 45_000;
 /** A client that has sent this much since NEWKEYS has logged in; one that asks for a passphrase has not. */
 const LOGIN_BYTES = 4096;
-/** Longest that the agent serves logins already begun: sshd's default LoginGraceTime. */
-const SERVE_LIMIT_MS = 120_000;
+/** Longest that the agent serves logins already begun, after its own session is over. */
+const SERVE_LIMIT_MS = 20_000;
 
 export interface KeyPushOptions {
   readonly pushKey: PushMethod | 'auto';
@@ -59,7 +59,7 @@ export interface KeyPush {
   warm(): void;
   /** The client's bytes, held back where they must wait. `ready` is called when there may be some again. */
   wrapSource(source: PayloadSource, ready: () => void): PayloadSource;
-  /** Idempotent; never rejects. */
+  /** Idempotent; never rejects. Begun work of other logins is finished first. */
   close(): Promise<void>;
 }
 
@@ -145,15 +145,9 @@ export function openKeyPush(options: KeyPushOptions): KeyPush {
 
   async function close(): Promise<void> {
     clearTimeout(repeat);
-    const deadline = new Promise<'late'>((resolve) => {
-      setTimeout(resolve, CLOSE_LIMIT_MS, 'late').unref();
-    });
-    const served = prepared
-      .catch(() => undefined) // Reported above.
-      .then(() => agent?.end(SERVE_LIMIT_MS));
-    // While others log in with the key it stays where it is; it expires.
-    if ((await Promise.race([served, deadline])) === 'late') return;
-    await Promise.race([pusher.remove(AbortSignal.timeout(CLOSE_LIMIT_MS)), deadline]);
+    await prepared.catch(() => undefined); // Reported above.
+    await agent?.end(SERVE_LIMIT_MS);
+    await pusher.remove(AbortSignal.timeout(REMOVE_LIMIT_MS));
   }
 
   return {
