@@ -110,6 +110,8 @@ export class Api {
     this.#record(operation, input, accessKeyId, status, failure);
     const text = JSON.stringify(answer);
     response.writeHead(status, {
+      // Clients correct their clock by it.
+      date: new Date(this.#service.clock.now()).toUTCString(),
       'content-type': 'application/x-amz-json-1.1',
       'content-length': Buffer.byteLength(text),
       'x-amzn-requestid': randomUUID(),
