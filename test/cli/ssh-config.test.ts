@@ -118,7 +118,7 @@ describe('the block with a pushed key', () => {
   test('names the agent socket of an ephemeral key and no file, whatever stands below', () => {
     const read = asSshReads(block('--push-key', 'auto') + others, node);
     expect(read).toMatchObject({ identitiesonly: 'no', identityfile: 'none' });
-    expect(read['identityagent']).toBe('~/.ssh/ssm-bridge/%r@%h:%p');
+    expect(read['identityagent']).toMatch(/\.ssh\/ssm-bridge\/[\w-]+@i-0123456789abcdef0:22$/);
     expect(asShellReads(read['proxycommand'] ?? '')).toEqual([
       ...['ssm-bridge', 'connect', '--push-key', 'auto', '--user', 'pi', node, '22'],
     ]);
