@@ -9,6 +9,8 @@ export interface ClientLifeOptions {
   readonly clock: Clock;
   /** Whether our standard output still has a reader. */
   readonly reader: () => 'present' | 'gone' | 'unknown';
+  /** Whether input waits unread, so that its end would not be noticed. */
+  readonly isInputHeldBack: () => boolean;
   readonly parentPid: () => number;
   /** Somebody runs us by hand on a terminal; then Ctrl-C means us. */
   readonly isTerminal: boolean;
@@ -30,6 +32,9 @@ const quietPresentMs = 60_000;
 /** How often to look again whether the reader is still there, once input has ended. */
 const readerPollMs = 100;
 
+/** How often to look for the reader while input is held back. */
+const heldBackPollMs = 500;
+
 /** ssh sends SIGHUP and closes its pipes at the same time; either may arrive first. */
 const hangupGraceMs = 1_000;
 
@@ -39,6 +44,9 @@ const hangupGraceMs = 1_000;
  * The end of input is the only event that always and only means that ssh ended. Terminal signals
  * reach us too although they are meant for ssh, which may survive them (ControlPersist, -f, sftp):
  * SIGINT is ignored, and SIGHUP counts only if the input ends as well or our parent has gone.
+ *
+ * An end of input hides behind bytes that nobody takes, as while a lost connection is resumed. Then a
+ * reader that is gone tells the same: ssh closes both pipes.
  */
 export class ClientLife {
   readonly #options: ClientLifeOptions;
@@ -46,6 +54,7 @@ export class ClientLife {
   #state: 'present' | 'input-ended' | 'gone' = 'present';
   #heardAt: number;
   #cancelPoll: (() => void) | undefined;
+  #isPolling = false;
   #cancelHangup: (() => void) | undefined;
 
   constructor(options: ClientLifeOptions) {
@@ -59,8 +68,21 @@ export class ClientLife {
     if (this.#state === 'input-ended') this.#heardAt = this.#options.clock.now();
   }
 
+  /** Input came in; cheap enough for every time it does. */
+  inputArrived(): void {
+    if (this.#isPolling || this.#state !== 'present') return;
+    this.#isPolling = true;
+    this.#cancelPoll = this.#options.clock.setTimer(() => {
+      this.#isPolling = false;
+      if (!this.#options.isInputHeldBack()) return;
+      if (this.#options.reader() === 'gone') this.#gone({ kind: 'left' });
+      else this.inputArrived();
+    }, heldBackPollMs);
+  }
+
   inputEnded(): void {
     if (this.#state !== 'present') return;
+    this.#cancelPoll?.();
     this.#state = 'input-ended';
     this.#heardAt = this.#options.clock.now();
     if (this.#cancelHangup !== undefined) this.#gone({ kind: 'signal', name: 'SIGHUP' });

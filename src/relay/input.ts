@@ -51,6 +51,11 @@ export class Input implements PayloadSource {
     return taken;
   }
 
+  /** Whether reading has stopped, so that an end of input would not be noticed. */
+  get isHeldBack(): boolean {
+    return this.#isPaused;
+  }
+
   /** Drops what comes from now on, but still notices the end. */
   discard(): void {
     this.#staging.clear();

@@ -15,13 +15,32 @@ export interface OutputEvents {
 /** Queued bytes at which the channel is told to wait. Bounds what a stopped reader can make us hold. */
 const fullAtBytes = 1024 * 1024;
 
-/** Standard output: payload bytes and nothing else, in order, never more queued than about 1 MiB. */
+/** Payloads are gathered in pieces of this size: what a Linux pipe holds. */
+const slabBytes = 64 * 1024;
+
+/** Slabs kept for reuse; an interactive session never needs a second one. */
+const maxSpareSlabs = 4;
+
+interface Slab {
+  readonly bytes: Buffer;
+  used: number;
+}
+
+/**
+ * Standard output: payload bytes and nothing else, in order, never more queued than about 1 MiB.
+ *
+ * Payloads are copied. They are views into what was read from the socket, and a peer that sends them
+ * one byte at a time would otherwise make each queued byte cost a whole read.
+ */
 export class Output {
   readonly #fd: number;
   readonly #events: OutputEvents;
   readonly #stream: Writable;
-  #chunks: Uint8Array[] = [];
-  #chunkBytes = 0;
+  #slabs: Slab[] = [];
+  readonly #spare: Buffer[] = [];
+  /** Everything that has not left the process, what is being written included. */
+  #queuedBytes = 0;
+  #isWriting = false;
   #turn: NodeJS.Immediate | undefined;
   #state: 'open' | 'full' | 'broken' | 'closed' = 'open';
   #waiters: (() => void)[] = [];
@@ -32,24 +51,19 @@ export class Output {
     this.#stream = isPipeOrSocket(fd)
       ? new Socket({ fd, readable: false, writable: true })
       : process.stdout;
-    this.#stream.on('error', () => {
+    const onBroken = (): void => {
       this.#broken();
-    });
-    this.#stream.on('close', () => {
-      this.#broken();
-    });
+    };
+    this.#stream.on('error', onBroken);
+    this.#stream.on('close', onBroken);
   }
 
-  /** Keeps `payload` until it is written; everything of one event-loop turn goes out together. */
+  /** Everything of one event-loop turn goes out together. */
   write(payload: Uint8Array): void {
-    if (this.#state === 'broken' || this.#state === 'closed') return;
-    this.#chunks.push(payload);
-    this.#chunkBytes += payload.length;
-    this.#turn ??= setImmediate(() => {
-      this.#turn = undefined;
-      this.#flush();
-    });
-    if (this.#state === 'open' && this.#chunkBytes + this.#stream.writableLength >= fullAtBytes) {
+    if (!this.#isUsable()) return;
+    this.#append(payload);
+    if (!this.#isWriting) this.#turn ??= setImmediate(this.#onTurn);
+    if (this.#state === 'open' && this.#queuedBytes >= fullAtBytes) {
       this.#state = 'full';
       this.#events.onFull();
     }
@@ -70,54 +84,90 @@ export class Output {
    */
   close(): void {
     if (this.#state === 'closed') return;
-    this.#state = 'closed';
-    this.#chunks = [];
-    clearImmediate(this.#turn);
-    this.#settleWaiters();
+    this.#over('closed');
     this.#stream.destroy();
     replaceWithNull(this.#fd);
   }
 
+  #append(payload: Uint8Array): void {
+    this.#queuedBytes += payload.length;
+    for (let taken = 0; taken < payload.length;) {
+      const slab = this.#slabWithRoom();
+      const part = payload.subarray(taken, taken + slab.bytes.length - slab.used);
+      slab.bytes.set(part, slab.used);
+      slab.used += part.length;
+      taken += part.length;
+    }
+  }
+
+  #slabWithRoom(): Slab {
+    const last = this.#slabs.at(-1);
+    if (last !== undefined && last.used < last.bytes.length) return last;
+    const slab = { bytes: this.#spare.pop() ?? Buffer.allocUnsafeSlow(slabBytes), used: 0 };
+    this.#slabs.push(slab);
+    return slab;
+  }
+
+  readonly #onTurn = (): void => {
+    this.#turn = undefined;
+    this.#flush();
+  };
+
+  /** One write at a time: while it lasts, what comes is gathered. */
   #flush(): void {
-    if (this.#chunks.length === 0 || this.#state === 'broken' || this.#state === 'closed') return;
-    const chunks = this.#chunks;
-    this.#chunks = [];
-    this.#chunkBytes = 0;
+    if (this.#isWriting || this.#slabs.length === 0 || !this.#isUsable()) return;
+    const slabs = this.#slabs;
+    this.#slabs = [];
+    this.#isWriting = true;
     this.#stream.cork();
-    chunks.forEach((chunk, index) => {
-      if (index === chunks.length - 1) this.#stream.write(chunk, this.#onWritten);
-      else this.#stream.write(chunk);
+    slabs.forEach((slab, index) => {
+      const bytes = slab.bytes.subarray(0, slab.used);
+      if (index < slabs.length - 1) this.#stream.write(bytes);
+      else {
+        this.#stream.write(bytes, () => {
+          this.#written(slabs);
+        });
+      }
     });
     this.#stream.uncork();
   }
 
-  /** Called when all that was written before it has been taken. */
-  readonly #onWritten = (): void => {
-    if (this.#isIdle()) this.#drained();
-  };
-
-  #isIdle(): boolean {
-    if (this.#state === 'broken' || this.#state === 'closed') return true;
-    return this.#chunks.length === 0 && this.#stream.writableLength === 0;
-  }
-
-  #drained(): void {
-    this.#settleWaiters();
-    if (this.#state !== 'full') return;
+  #written(slabs: readonly Slab[]): void {
+    this.#isWriting = false;
+    if (!this.#isUsable()) return;
+    for (const { bytes, used } of slabs) {
+      this.#queuedBytes -= used;
+      if (this.#spare.length < maxSpareSlabs) this.#spare.push(bytes);
+    }
+    this.#flush();
+    if (this.#isIdle()) this.#settleWaiters();
+    if (this.#state !== 'full' || this.#queuedBytes > fullAtBytes / 2) return;
     this.#state = 'open';
     this.#events.onDrained();
   }
 
+  #isUsable(): boolean {
+    return this.#state === 'open' || this.#state === 'full';
+  }
+
+  #isIdle(): boolean {
+    return !this.#isUsable() || this.#queuedBytes === 0;
+  }
+
   #broken(): void {
-    if (this.#state === 'broken' || this.#state === 'closed') return;
-    this.#state = 'broken';
-    this.#chunks = [];
-    this.#settleWaiters();
+    if (!this.#isUsable()) return;
+    this.#over('broken');
     this.#events.onBroken();
   }
 
+  #over(state: 'broken' | 'closed'): void {
+    this.#state = state;
+    this.#slabs = [];
+    clearImmediate(this.#turn);
+    this.#settleWaiters();
+  }
+
   #settleWaiters(): void {
-    if (!this.#isIdle()) return;
     const waiters = this.#waiters;
     this.#waiters = [];
     for (const resolve of waiters) resolve();

@@ -4,7 +4,7 @@ import type { ChannelEnd, PayloadSource } from '../transport/channel.ts';
 import { ClientLife, type Departure } from './client-life.ts';
 import { Input } from './input.ts';
 import { Output } from './output.ts';
-import { pipeReader } from './reader.ts';
+import { outputReader } from './reader.ts';
 
 /** The remote side of a relay: a data channel, or one stream inside it. */
 export interface Endpoint {
@@ -76,7 +76,8 @@ export async function relay(options: RelayOptions): Promise<number> {
 
   const life = new ClientLife({
     clock,
-    reader: () => pipeReader(1),
+    reader: () => outputReader(1),
+    isInputHeldBack: () => input.isHeldBack,
     parentPid: () => process.ppid,
     isTerminal: options.isTerminal,
     onGone: (departure) => {
@@ -94,7 +95,10 @@ export async function relay(options: RelayOptions): Promise<number> {
   });
   const inputEnded = settleable<undefined>();
   const input = new Input(0, options.inputBufferBytes, {
-    onReady: () => endpoint?.sourceReady(),
+    onReady: () => {
+      life.inputArrived();
+      endpoint?.sourceReady();
+    },
     onEnd: () => {
       inputEnded.settle(undefined);
       life.inputEnded();
