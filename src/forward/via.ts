@@ -1,5 +1,5 @@
 import type { BridgeError } from '../errors.ts';
-import { SMUX_HEADER_BYTES } from '../protocol/smux-frame.ts';
+import { SMUX_HEADER_BYTES, SMUX_MAX_SENT_DATA } from '../protocol/smux-frame.ts';
 import {
   MuxSession,
   SMUX_KEEP_ALIVE_MS,
@@ -147,7 +147,9 @@ class SingleStream implements PayloadSource, ChannelConsumer {
     if (announced !== undefined) return announced;
     if (this.#isOver) return undefined;
     // With very little room the frame is begun all the same; its rest follows in the next payload.
-    const bytes = this.#noteSent(source.pull(Math.max(1, maxBytes - SMUX_HEADER_BYTES)));
+    // Never more than one frame: what stays queued would be a view that the source overwrites.
+    const room = Math.min(SMUX_MAX_SENT_DATA, Math.max(1, maxBytes - SMUX_HEADER_BYTES));
+    const bytes = this.#noteSent(source.pull(room));
     if (bytes === undefined) return undefined;
     mux.write(streamId, bytes);
     return mux.pull(maxBytes, clock.now()).payload;
