@@ -17,6 +17,7 @@ import { DataChannel } from '../transport/data-channel.ts';
 import { within } from '../transport/deadline.ts';
 import { AheadDialer } from '../transport/ahead.ts';
 import { makeDial } from '../transport/dial.ts';
+import { terminateByCall } from '../transport/terminate-call.ts';
 import { wsSocketOpener } from '../transport/ws-socket.ts';
 import type { AwsArgs, SessionArgs } from './args.ts';
 import type { CommandIo } from './io.ts';
@@ -56,9 +57,13 @@ export async function startSession(
   const { aws, gateway, args, logger } = connection;
   const never = new AbortController().signal;
   const leftMs = Math.max(0, openBy - systemClock.now());
-  const starting = within(never, leftMs, systemClock, tooSlow, (signal) =>
-    aws.controlPlane.startSession({ ...document, target, reason: reason(args.reason) }, signal),
-  );
+  const start = (signal: AbortSignal): Promise<SessionGrant> =>
+    aws.controlPlane.startSession({ ...document, target, reason: reason(args.reason) }, signal);
+  const discard = (late: SessionGrant): void => {
+    const supplies = { controlPlane: aws.controlPlane, clock: systemClock, logger };
+    void terminateByCall(supplies, late.sessionId);
+  };
+  const starting = within(never, leftMs, systemClock, tooSlow, start, discard);
   // After the call, so that its own connection is dialled first.
   setImmediate(() => {
     if (aws.likelyGateway !== undefined) gateway.begin({ ...aws.likelyGateway, ca: aws.ca });

@@ -139,7 +139,8 @@ function conclude(outcome: Outcome, hasReceived: boolean, io: CommandIo): number
     case 'departed':
       return outcome.departure.kind === 'left' ? 0 : signalStatus[outcome.departure.name];
     case 'failed':
-      return io.fail(outcome.error);
+      // What aborts io.fatal has reported it, and set the exit status.
+      return io.fatal.aborted ? 1 : io.fail(outcome.error);
     case 'ended': {
       const error = endError(outcome.end, hasReceived);
       return error === undefined ? 0 : io.fail(error);
