@@ -163,6 +163,8 @@ export class SendWindow {
    */
   presumeSilentArrival(): void {
     this.#presumesSilentArrival = true;
+    // What was sent before proves nothing: the agent could not process it then.
+    for (const entry of this.#entries.values()) entry.transmissionsOnSocket = 0;
   }
 
   /** A new socket: everything unacknowledged is queued again, in order. Linear, once per socket. */

@@ -349,8 +349,10 @@ class Simulation {
     this.#lastArrival = { client: this.#now, agent: this.#now };
     const grant = { tokenValue: `token ${this.#socket}`, requestId: `request ${this.#socket}` };
     this.#apply(this.#session.socketOpened(grant, this.#instant));
-    // Before the first message there is nothing to acknowledge that could end the agent's pause.
-    if (this.#session.phase === 'awaiting-request' || this.#random.chance(0.8)) {
+    // What else ends the agent's pause is the repeated acknowledgement, unless there is none yet or
+    // the link may lose it.
+    const isOnlyHope = this.#session.phase === 'awaiting-request' || this.#weather.drop > 0;
+    if (isOnlyHope || this.#random.chance(0.8)) {
       this.#at(this.#random.between(0, 200), () => {
         this.#agent.setPaused(false);
         this.#receive(
