@@ -35,18 +35,19 @@ function judge(seen: string): Finding | undefined {
   if ('SSH-'.startsWith(seen)) return undefined;
   const cause = likelyCause(seen);
   if (cause !== undefined) return { kind: 'not-ssh', text: printable(seen), cause };
-  const lineEnd = seen.indexOf('\n');
-  if (lineEnd >= 0) return { kind: 'said', text: printable(seen.slice(0, lineEnd)) };
+  const [, line] = /^\s*(\S[^\n]*)\n/.exec(seen) ?? [];
+  if (line?.startsWith('SSH-') === true) return { kind: 'ssh' };
+  if (line !== undefined) return { kind: 'said', text: printable(line) };
   if (seen.length < maxObservedBytes) return undefined;
   return { kind: 'not-ssh', text: printable(seen), cause: 'the port is not an sshd' };
 }
 
+/** `sh-4.2$ `, `[ssm-user@ip-10-0-0-1 ~]$ ` and the like, perhaps after escape sequences. */
+const shellPrompt =
+  /^(?:\x1b\[[0-9;?]*[a-zA-Z]|\r|\n)*(?:sh-[0-9.]+|bash-[0-9.]+|\[?[\w.-]+@[^\n]*|)[$#%] $/;
+
 function likelyCause(seen: string): string | undefined {
-  if (
-    /^(\x1b\[[0-9;?]*[a-zA-Z]|\r|\n)*(sh-[0-9.]+|bash-[0-9.]+|\[?[\w.-]+@[\w.-]+[^\n]*|)[$#%] $/.test(
-      seen,
-    )
-  ) {
+  if (shellPrompt.test(seen)) {
     return 'a shell prompt: SSM Agent is older than 2.3.672, which cannot forward ports; update it';
   }
   if (seen.startsWith('HTTP/')) return 'a web server listens on this port';
