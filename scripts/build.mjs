@@ -5,6 +5,7 @@
 // into CommonJS, because V8's code cache works through vm.Script, which knows no ES modules.
 import { createHash } from 'node:crypto';
 import { mkdir, readFile, readdir, rename, rm, writeFile } from 'node:fs/promises';
+import filePromises from 'node:fs/promises';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { build, transform } from 'esbuild';
@@ -57,7 +58,13 @@ const result = await build({
     ReadableStream: 'undefined',
     'import.meta.url': 'importMetaUrl',
   },
-  plugins: [slimWebSocket(), pruneSsmClient(), withoutDefaultChain(), credentialChainApart()],
+  plugins: [
+    lazyFilePromises(),
+    slimWebSocket(),
+    pruneSsmClient(),
+    withoutDefaultChain(),
+    credentialChainApart(),
+  ],
 });
 
 const { outputs } = result.metafile;
@@ -149,6 +156,32 @@ console.log(
   `main.cjs: ${hot.size} chunks, ${Math.round((100 * mainBytes) / mainBudgetBytes)}% of its budget`,
 );
 if (mainBytes > mainBudgetBytes) throw new Error('main.cjs is over its budget');
+
+/**
+ * node:fs/promises brings readline along; most connections never read a file this way. `fs.promises` loads
+ * the same when it is first used.
+ */
+function lazyFilePromises() {
+  const names = Object.keys(filePromises).filter(
+    (name) => typeof filePromises[name] === 'function',
+  );
+  const exported = names.map(
+    (name) => `export const ${name} = (...a) => fs.promises.${name}(...a);`,
+  );
+  return {
+    name: 'lazy-file-promises',
+    setup({ onResolve, onLoad }) {
+      onResolve({ filter: /^(?:node:)?fs\/promises$/ }, () => ({
+        path: 'fs-promises',
+        namespace: 'lazy',
+        sideEffects: false,
+      }));
+      onLoad({ filter: /.*/, namespace: 'lazy' }, () => ({
+        contents: ["import fs from 'node:fs';", ...exported].join('\n'),
+      }));
+    },
+  };
+}
 
 /** Of ws only the client is used; its package entry brings the server and a stream adapter along. */
 function slimWebSocket() {
