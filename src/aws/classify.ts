@@ -117,7 +117,7 @@ export function withoutSecrets(error: unknown): unknown {
 }
 
 /** A call ended by its signal. */
-export function abandoned(call: ApiCall, reason: unknown): BridgeError {
+export function abandoned(call: Pick<ApiCall, 'action'>, reason: unknown): BridgeError {
   if (reason instanceof BridgeError) return reason;
   return new BridgeError('network.timeout', `${call.action} was not answered in time`, {
     hint: 'check the network, VPN and proxy settings',

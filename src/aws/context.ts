@@ -84,5 +84,5 @@ export async function openAws(options: AwsOptions): Promise<Aws> {
 /** For messages only: near enough to the SDK's endpoint rules to say which service is meant. */
 function apiHost(endpoint: string | undefined, service: string, region: string): string {
   if (endpoint !== undefined) return new URL(endpoint).host;
-  return `${service}.${region}.amazonaws.com`;
+  return `${service}.${region}.amazonaws.com${region.startsWith('cn-') ? '.cn' : ''}`;
 }

@@ -2,6 +2,7 @@ import {
   ResumeSessionCommand,
   SSMClient,
   StartSessionCommand,
+  type StartSessionCommandOutput,
   TerminateSessionCommand,
 } from '@aws-sdk/client-ssm';
 import { BridgeError } from '../errors.ts';
@@ -22,6 +23,9 @@ import type {
 } from './control-plane.ts';
 import { isPresigned, signUpgrade } from './sign-upgrade.ts';
 import { checkStreamUrl, loggableStreamUrl } from './stream-url.ts';
+
+/** For how long the answer to a StartSession that was given up is still waited for. */
+const overtimeMs = 5_000;
 
 /** The SSM API over the AWS SDK. Made once per process; its connection is opened with the first call. */
 export class SdkControlPlane implements ControlPlane {
@@ -52,11 +56,7 @@ export class SdkControlPlane implements ControlPlane {
       target,
       documentName,
     };
-    const output = await this.#send(
-      () => this.#client.send(command, { abortSignal: signal }),
-      call,
-      signal,
-    );
+    const output = await this.#send(() => this.#start(command, signal), call, signal);
     const { SessionId: sessionId, TokenValue: tokenValue, StreamUrl: streamUrl } = output;
     if (!sessionId || !tokenValue || !streamUrl) {
       throw new BridgeError('protocol.malformed', 'the answer to StartSession is incomplete', {
@@ -118,6 +118,39 @@ export class SdkControlPlane implements ControlPlane {
     // The SDK has learnt from the API's answers how far this computer's clock is off.
     const signingDate = new Date(Date.now() + this.#client.config.systemClockOffset);
     return await signUpgrade(streamUrl, this.#base.settings.region, credentials, signingDate);
+  }
+
+  /**
+   * A call that is given up may still start a session, of which only its answer tells the id. So the answer
+   * is waited for a little longer, and a session that nobody wants any more is ended.
+   */
+  #start(command: StartSessionCommand, signal: AbortSignal): Promise<StartSessionCommandOutput> {
+    const overtime = new AbortController();
+    let timer: NodeJS.Timeout | undefined;
+    const onAbort = (): void => {
+      timer = setTimeout(() => {
+        overtime.abort();
+      }, overtimeMs);
+    };
+    if (signal.aborted)
+      return Promise.reject(abandoned({ action: 'ssm:StartSession' }, signal.reason));
+    signal.addEventListener('abort', onAbort, { once: true });
+    const answer = this.#client.send(command, { abortSignal: overtime.signal });
+    const settle = async (): Promise<void> => {
+      try {
+        const { SessionId: sessionId } = await answer;
+        if (!signal.aborted || !sessionId) return;
+        this.#base.logger.debug({ sessionId }, 'ending a session that started too late');
+        await this.terminateSession(sessionId, AbortSignal.timeout(overtimeMs));
+      } catch {
+        // No session, or one that policy does not let us end: its caller has been told what matters.
+      } finally {
+        clearTimeout(timer);
+        signal.removeEventListener('abort', onAbort);
+      }
+    };
+    void settle();
+    return answer;
   }
 
   #checkUrl(streamUrl: string): void {

@@ -68,7 +68,7 @@ export async function resolveSettings(source: SettingsSource): Promise<Settings>
 }
 
 /** The profile in effect. AWS_DEFAULT_PROFILE is the AWS CLI's older name. */
-export function profileName({ profile, env }: SettingsSource): string | undefined {
+function profileName({ profile, env }: SettingsSource): string | undefined {
   return nonEmpty(profile) ?? nonEmpty(env['AWS_PROFILE']) ?? nonEmpty(env['AWS_DEFAULT_PROFILE']);
 }
 
@@ -84,11 +84,13 @@ export function hasEnvironmentCredentials(env: NodeJS.ProcessEnv): boolean {
   );
 }
 
-export function configFiles(env: NodeJS.ProcessEnv): { config: string; credentials: string } {
+function configFiles(env: NodeJS.ProcessEnv): { config: string; credentials: string } {
   const home = nonEmpty(env['HOME']) ?? nonEmpty(env['USERPROFILE']) ?? homedir();
+  const path = (given: string | undefined, name: string): string =>
+    given === undefined ? join(home, '.aws', name) : given.replace(/^~(?=\/)/, home);
   return {
-    config: nonEmpty(env['AWS_CONFIG_FILE']) ?? join(home, '.aws', 'config'),
-    credentials: nonEmpty(env['AWS_SHARED_CREDENTIALS_FILE']) ?? join(home, '.aws', 'credentials'),
+    config: path(nonEmpty(env['AWS_CONFIG_FILE']), 'config'),
+    credentials: path(nonEmpty(env['AWS_SHARED_CREDENTIALS_FILE']), 'credentials'),
   };
 }
 

@@ -210,6 +210,20 @@ describe('StartSession', () => {
     expect(error.message).toContain('ssm:StartSession');
   });
 
+  it('ends a session that starts after its caller has given up', async () => {
+    const giveUp = new AbortController();
+    const ended = new Promise<string>((resolve) => {
+      api.answer = ({ operation, body }) => {
+        if (operation === 'AmazonSSM.StartSession') giveUp.abort();
+        else resolve(`${operation} ${body}`);
+        return { body: grant };
+      };
+    });
+    const { controlPlane } = await open();
+    await failureOf(controlPlane.startSession(request, giveUp.signal));
+    expect(await ended).toBe('AmazonSSM.TerminateSession {"SessionId":"s-1"}');
+  });
+
   it('does not begin when its signal has fired', async () => {
     const { controlPlane } = await open();
     await failureOf(controlPlane.startSession(request, AbortSignal.abort()));
