@@ -45,7 +45,10 @@ export function errorLine(error: unknown, target: string | undefined): string {
 
 /** A line as it stands on stderr. In a chain of hops the target tells the lines of the bridges apart. */
 export function prefixed(target: string | undefined, text: string): string {
-  return oneLine(`ssm-bridge: ${target === undefined ? '' : `${target}: `}${text}`);
+  if (target === undefined) return oneLine(`ssm-bridge: ${text}`);
+  // "i-0: i-0 is not connected" says the same with less.
+  const rest = text.startsWith(`${target} is `) ? text.slice(`${target} is `.length) : text;
+  return oneLine(`ssm-bridge: ${target}: ${rest}`);
 }
 
 export function exitStatusOf(error: unknown): number {

@@ -19,6 +19,14 @@ describe('the line on stderr', () => {
     );
   });
 
+  test('does not name the target twice', () => {
+    const error = new BridgeError('target.not-connected', `${node} is not connected`);
+    expect(errorLine(error, node)).toBe(`ssm-bridge: ${node}: not connected`);
+    expect(errorLine(error, `db via ${node}`)).toBe(
+      `ssm-bridge: db via ${node}: ${node} is not connected`,
+    );
+  });
+
   test('does without a target and a hint', () => {
     expect(errorLine(new BridgeError('local.io', 'disk: full'), undefined)).toBe(
       'ssm-bridge: disk: full',
