@@ -103,7 +103,7 @@ export function classifyApiError(
  * The SDK hangs the whole exchange on its errors, signed request headers included, and quotes what it could
  * not parse. What is kept here can be logged with all its properties.
  */
-export function withoutSecrets(error: unknown): unknown {
+function withoutSecrets(error: unknown): unknown {
   if (!(error instanceof Error) || !('$response' in error)) return error;
   const isAnswer = '$fault' in error;
   const copy = new Error(isAnswer ? error.message : 'the answer cannot be read');
@@ -258,7 +258,7 @@ function otherError(error: unknown, call: ApiCall): BridgeError {
 }
 
 /** How to get valid credentials again; used where the kind of profile is not known. */
-export function renewal({ profile }: Pick<ApiPlace, 'profile'>): string {
+function renewal({ profile }: Pick<ApiPlace, 'profile'>): string {
   return profile === undefined
     ? 'get new ones; if they are in the environment, export them anew'
     : `get new ones; with IAM Identity Center: aws sso login --profile ${profile}`;

@@ -19,7 +19,7 @@ export interface RunCommandRequest {
 const finalStatuses = ['Success', 'Failed', 'TimedOut', 'Cancelled'] as const;
 
 /** Final states of an invocation, as Systems Manager names them. */
-export type RunCommandStatus = (typeof finalStatuses)[number];
+type RunCommandStatus = (typeof finalStatuses)[number];
 
 export interface RunCommandResult {
   readonly status: RunCommandStatus;
