@@ -9,6 +9,8 @@ export interface InspectorOptions {
 
 const UUID4 = /^[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$/;
 const DAY_MS = 86_400_000;
+/** A date below this one (2001) was not given in milliseconds. */
+const MILLISECONDS = 1e12;
 /** Messages whose identity is kept behind the newest one, to compare resends with. */
 const REMEMBERED = 20_000;
 
@@ -101,7 +103,7 @@ export class Inspector {
     const name = frame.toString('latin1', 4, 36);
     if (name !== message.type.padEnd(32, ' ')) this.#report('message type not padded with spaces');
     if (message.schemaVersion !== 1) this.#report(`schema version ${message.schemaVersion}`);
-    if (Math.abs(message.createdDate - Date.now()) > DAY_MS) {
+    if (message.createdDate < MILLISECONDS || message.createdDate > Date.now() + DAY_MS) {
       this.#report(`created date ${message.createdDate}`);
     }
     if (!UUID4.test(message.messageId)) this.#report(`message id ${message.messageId}`);
