@@ -6,13 +6,17 @@
  */
 import { randomBytes } from 'node:crypto';
 import { type BigIntStats } from 'node:fs';
-import { link, lstat, mkdir, rename, unlink } from 'node:fs/promises';
+import { link, lstat, mkdir, readdir, rename, unlink } from 'node:fs/promises';
 import { userInfo } from 'node:os';
 import { basename, dirname, isAbsolute, join, resolve } from 'node:path';
 import { BridgeError } from '../errors.ts';
 
 /** sun_path of macOS less its final NUL; Linux has four more. Both ssh and Node cut longer ones silently. */
 const MAX_PATH_BYTES = 103;
+
+/** A name of its own is moved or unlinked within milliseconds; what is older belongs to nobody living. */
+const OWN_NAME = /^\.[0-9a-f]{12}$/;
+const OWN_NAME_LIFE_MS = 60_000;
 
 /** A leading `~/` means the home directory of the password database, as in ssh, whatever HOME says. */
 export function expandHome(path: string): string {
@@ -77,6 +81,19 @@ export class SocketPlace {
       throw unusable(`the directory ${this.directory} is open to other users`, undefined, {
         hint: `chmod 700 ${this.directory}`,
       });
+    }
+    await this.#sweep();
+  }
+
+  /** Removes what bridges that were killed at the wrong moment have left. */
+  async #sweep(): Promise<void> {
+    for (const name of (await readdir(this.directory)).filter((each) => OWN_NAME.test(each))) {
+      const path = join(this.directory, name);
+      try {
+        if (Date.now() - (await lstat(path)).mtimeMs > OWN_NAME_LIFE_MS) await unlink(path);
+      } catch {
+        // Somebody else was quicker.
+      }
     }
   }
 

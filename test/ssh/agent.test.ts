@@ -1,7 +1,7 @@
 import { execFile } from 'node:child_process';
 import { verify, createPublicKey } from 'node:crypto';
 import { once } from 'node:events';
-import { chmod, mkdir, mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises';
+import { chmod, mkdir, mkdtemp, readdir, readFile, rm, utimes, writeFile } from 'node:fs/promises';
 import { createConnection } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -169,6 +169,19 @@ describe('the private agent', () => {
     await agent.start();
     await agent.end(0);
     expect(await readdir(join(root, 'own'))).toEqual([]);
+  });
+
+  it('sweeps sockets that others were killed over, and nothing else', async () => {
+    await mkdir(join(root, 'own'), { mode: 0o700 });
+    const longAgo = new Date(Date.now() - 3600_000);
+    for (const name of ['.0123456789ab', '.0123456789ac', 'kept']) {
+      await writeFile(join(root, 'own', name), '');
+      if (name !== '.0123456789ac') await utimes(join(root, 'own', name), longAgo, longAgo);
+    }
+    const { agent } = login();
+    await agent.start();
+    await agent.end(0);
+    expect((await readdir(join(root, 'own'))).sort()).toEqual(['.0123456789ac', 'kept']);
   });
 
   it('makes its directory for the owner only', async () => {
