@@ -125,8 +125,12 @@ function failed(message: string, options: { hint: string; cause?: unknown }): Br
   return new BridgeError('credentials.failed', message, options);
 }
 
+/** The first sentence; what the SDK advises after it is said better in the hint. */
 function words(error: unknown): string {
-  return error instanceof Error ? oneLine(error.message).replace(/\.$/, '') : 'unknown error';
+  if (!(error instanceof Error)) return 'unknown error';
+  return oneLine(error.message)
+    .replace(/\. [A-Z].*$/, '')
+    .replace(/\.$/, '');
 }
 
 function isServiceAnswer(error: unknown): boolean {

@@ -1,3 +1,6 @@
+import { createHash } from 'node:crypto';
+import { mkdirSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { silentLogger } from '../../src/logger.ts';
 import { CredentialStore, type Credentials } from '../../src/aws/credentials.ts';
@@ -85,7 +88,61 @@ describe('the credential chain', () => {
     await call('role');
     expect(keysSeen()).toEqual(['AKIDBASE', 'AKIDROLE']);
   });
+
+  it('uses a login to Identity Center', async () => {
+    around.config(ssoProfile);
+    const cache = join(around.home, '.aws', 'sso', 'cache');
+    mkdirSync(cache, { recursive: true });
+    writeFileSync(
+      join(cache, `${createHash('sha1').update('corp').digest('hex')}.json`),
+      JSON.stringify({ accessToken: 'sso-access', expiresAt: '2099-01-01T00:00:00Z' }),
+    );
+    const roleCredentials = {
+      accessKeyId: 'AKIDSSO',
+      secretAccessKey: 'wJalrXUtnFEMI',
+      sessionToken: 'session-token-of-the-test',
+      expiration: Date.parse('2099-01-01T00:00:00Z'),
+    };
+    api.answer = ({ operation }) => (operation === '' ? { body: { roleCredentials } } : answerOk);
+    await call('sso');
+    expect(keysSeen()).toEqual([undefined, 'AKIDSSO']);
+  });
+
+  it('uses a web identity token', async () => {
+    around.set({
+      AWS_ROLE_ARN: 'arn:aws:iam::123456789012:role/r',
+      AWS_WEB_IDENTITY_TOKEN_FILE: around.file('token', 'jwt'),
+    });
+    api.answer = ({ operation }) =>
+      operation === ''
+        ? {
+            headers: { 'content-type': 'text/xml' },
+            body: assumed.replaceAll('AssumeRoleRe', 'AssumeRoleWithWebIdentityRe'),
+          }
+        : answerOk;
+    await call();
+    expect(keysSeen()).toEqual([undefined, 'AKIDROLE']);
+  });
+
+  it('asks the endpoint of a container', async () => {
+    around.set({ AWS_CONTAINER_CREDENTIALS_FULL_URI: `http://127.0.0.1:${api.port}/keys` });
+    const keys = { AccessKeyId: 'AKIDBOX', SecretAccessKey: 'wJalrXUtnFEMI', Token: 't' };
+    const body = { ...keys, Expiration: '2099-01-01T00:00:00Z' };
+    api.answer = ({ operation }) => (operation === '' ? { body } : answerOk);
+    await call();
+    expect(keysSeen()).toEqual([undefined, 'AKIDBOX']);
+  });
 });
+
+const ssoProfile = [
+  '[profile sso]',
+  'sso_session = corp',
+  'sso_account_id = 123456789012',
+  'sso_role_name = admin',
+  '[sso-session corp]',
+  'sso_region = eu-central-1',
+  'sso_start_url = https://corp.awsapps.example/start',
+].join('\n');
 
 const assumed = `<AssumeRoleResponse xmlns="https://sts.amazonaws.com/doc/2011-06-15/"><AssumeRoleResult>
   <AssumedRoleUser><Arn>arn:aws:sts::123456789012:assumed-role/r/s</Arn><AssumedRoleId>i:s</AssumedRoleId></AssumedRoleUser>
@@ -102,19 +159,12 @@ describe('failures of the chain', () => {
   });
 
   it('asks for a login when Identity Center has no valid token', async () => {
-    around.config(
-      [
-        '[profile sso]',
-        'sso_session = corp',
-        'sso_account_id = 123456789012',
-        'sso_role_name = admin',
-        '[sso-session corp]',
-        'sso_region = eu-central-1',
-        'sso_start_url = https://corp.awsapps.example/start',
-      ].join('\n'),
-    );
+    around.config(ssoProfile);
     const error = await failureOf(call('sso'));
     expect(error.code).toBe('credentials.expired');
+    expect(error.message).toBe(
+      'IAM Identity Center gives no credentials for profile sso: The SSO session token associated with profile=sso was not found or is invalid',
+    );
     expect(error.hint).toBe('log in with: aws sso login --profile sso');
   });
 
