@@ -550,7 +550,7 @@ export class Session {
 
   /** Sends again what is queued, as far as pacing allows. */
   #pump(at: Instant, outputs: Output[]): void {
-    while (this.#sendWindow.hasQueued && this.#pacer.isReady(at.now)) {
+    while (this.#pacer.isReady(at.now)) {
       const frame = this.#sendWindow.sendNext(at.now);
       if (frame === undefined) return;
       this.#pacer.take(at.now);
