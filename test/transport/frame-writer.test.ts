@@ -1,0 +1,84 @@
+import fc from 'fast-check';
+import { expect, it } from 'vitest';
+import type { Writable } from 'node:stream';
+import * as ws from 'ws';
+import { frameBinary } from '../../src/transport/frame-writer.ts';
+import { pattern } from './harness.ts';
+
+// The server's parser shares nothing with what is tested. Its type leaves it out.
+const { Receiver } = ws as unknown as { Receiver: new (options: object) => Writable };
+
+/** What ws makes of the bytes when they come in pieces of the given sizes. */
+function parse(bytes: Uint8Array, cuts: readonly number[] = []): Buffer[] {
+  const receiver = new Receiver({ isServer: true, maxPayload: 0 });
+  const messages: Buffer[] = [];
+  receiver.on('message', (data: Buffer, isBinary: boolean) => {
+    if (!isBinary) throw new Error('a text frame');
+    messages.push(Buffer.from(data));
+  });
+  receiver.on('error', (error) => {
+    throw error;
+  });
+  let at = 0;
+  for (const cut of [...cuts, bytes.length]) {
+    const end = Math.min(bytes.length, Math.max(at, cut));
+    receiver.write(Buffer.from(bytes.subarray(at, end)));
+    at = end;
+  }
+  return messages;
+}
+
+it.each([0, 1, 2, 3, 4, 5, 125, 126, 127, 1000, 65_535, 65_536, 65_537, 1_000_000])(
+  'frames a message of %i bytes as the other side reads it',
+  (length) => {
+    const message = pattern(length);
+    expect(parse(frameBinary([message])).map((got) => got.equals(message))).toEqual([true]);
+  },
+);
+
+it('frames any batch so that the same messages come out, wherever they lie in memory', () => {
+  const message = fc.tuple(fc.nat(7), fc.uint8Array({ maxLength: 600 })).map(([offset, bytes]) => {
+    const memory = new Uint8Array(offset + bytes.length);
+    memory.set(bytes, offset);
+    return memory.subarray(offset);
+  });
+  fc.assert(
+    fc.property(fc.array(message, { maxLength: 12 }), fc.array(fc.nat(4000)), (messages, cuts) => {
+      const got = parse(
+        frameBinary(messages),
+        cuts.sort((a, b) => a - b),
+      );
+      expect(got.map((bytes) => bytes.toString('hex'))).toEqual(
+        messages.map((bytes) => Buffer.from(bytes).toString('hex')),
+      );
+    }),
+    { numRuns: 300 },
+  );
+});
+
+it('leaves the messages as they were', () => {
+  const message = pattern(5000);
+  frameBinary([message]);
+  expect(Buffer.from(message).equals(pattern(5000))).toBe(true);
+});
+
+it('masks each frame with another key', () => {
+  const keys = new Set<string>();
+  for (let count = 0; count < 3000; count += 1) {
+    keys.add(
+      frameBinary([new Uint8Array(1)])
+        .subarray(2, 6)
+        .toString('hex'),
+    );
+  }
+  expect(keys.size).toBeGreaterThan(2990);
+});
+
+it('marks every frame as final and binary', () => {
+  const frames = frameBinary([new Uint8Array(3), new Uint8Array(4)]);
+  expect([frames[0], frames[9], frames.length]).toEqual([0x82, 0x82, 19]);
+});
+
+it('makes nothing of nothing', () => {
+  expect(frameBinary([]).length).toBe(0);
+});
