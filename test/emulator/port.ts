@@ -114,7 +114,7 @@ class BasicPort implements PortPlugin {
       this.#isBroken = true;
       this.#pump?.close();
       destination.destroy();
-      this.#context.finished('remote-failed', 'read: use of closed network connection');
+      this.#context.finished('remote-failed', '');
       return 'refused';
     }
     this.#detach();
@@ -163,7 +163,8 @@ class BasicPort implements PortPlugin {
       this.#context.finished('remote-closed', '');
     } else {
       this.#isBroken = true;
-      this.#context.finished('remote-failed', error.message);
+      // The worker ends as Failed; no text about it reaches the client.
+      this.#context.finished('remote-failed', '');
     }
   }
 
