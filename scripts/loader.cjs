@@ -88,13 +88,20 @@ function load(id) {
   return module.exports;
 }
 
+/** Node's own recursive mkdir never returns where the file system says ENOENT for ever, as /proc does. */
+function makeDirectory(directory, missingParents) {
+  if (fs.existsSync(directory)) return;
+  if (missingParents > 0) makeDirectory(path.dirname(directory), missingParents - 1);
+  fs.mkdirSync(directory, { mode: 0o700 });
+}
+
 /** Called when the session is up: by then V8 has compiled what a connection needs. */
 function saveCodeCache() {
   if (!cache) return;
   attempt(() => {
     const stale = [...scripts].filter(([, { isStale }]) => isStale);
     if (stale.length === 0) return;
-    fs.mkdirSync(cache, { recursive: true, mode: 0o700 });
+    makeDirectory(cache, 3);
     if (!isOurs(path.dirname(cache)) || !isOurs(cache)) return;
     for (const [name, entry] of stale) {
       const draft = path.join(cache, `.${name}.${process.pid}`);

@@ -81,7 +81,7 @@ describe('the block', () => {
   });
 
   test('hands on the options it was given, in quotes that survive ssh and the shell', () => {
-    const profile = `it's 100% "a" \\ $HOME \`x\``;
+    const profile = `it's 100%h "a" \\ $HOME \`x\``;
     const config = block('--profile', profile, '--region', 'eu-central-1', '--keepalive', '5s');
     const command = asSshReads(config, node)['proxycommand'] ?? '';
     expect(asShellReads(command)).toEqual([
