@@ -4,7 +4,7 @@ import type { ChannelEnd, PayloadSource } from '../transport/channel.ts';
 import { ClientLife, type Departure } from './client-life.ts';
 import { Input } from './input.ts';
 import { Output } from './output.ts';
-import { outputReader } from './reader.ts';
+import { readerOf } from './reader.ts';
 
 /** The remote side of a relay: a data channel, or one stream inside it. */
 export interface Endpoint {
@@ -76,7 +76,7 @@ export async function relay(options: RelayOptions): Promise<number> {
 
   const life = new ClientLife({
     clock,
-    reader: () => outputReader(1),
+    reader: readerOf(1),
     isInputHeldBack: () => input.isHeldBack,
     parentPid: () => process.ppid,
     isTerminal: options.isTerminal,
