@@ -11,24 +11,17 @@
 import { BridgeError } from '../errors.ts';
 import { isVersion } from './agent-version.ts';
 import { readU32, utf8Bytes, writeU32 } from './bytes.ts';
-import { decodeMessage, encodeAcknowledge, encodeStreamMessage, isIntact } from './codec.ts';
+import { decodeMessage, encodeAcknowledge, isIntact } from './codec.ts';
 import {
-  CLOSE_TOO_BIG,
   EARLY_DATA_HOLD_MS,
   FLAG,
   MAX_CORRUPT_SOCKETS,
-  MAX_PROBES,
   MAX_TEXT_LENGTH,
-  MAX_TOO_BIG_CLOSES,
   PAYLOAD_TYPE,
-  SMALL_PAYLOAD_BYTES,
-  STREAM_FLAGS,
 } from './constants.ts';
 import { answerHandshake, SHELL_HINT, type OpenedSession } from './handshake.ts';
 import type { StreamMessage } from './message.ts';
-import type { SendEntry } from './message-list.ts';
-import { Pacer } from './pacer.ts';
-import { PayloadSize } from './payload-size.ts';
+import type { Instant, Output } from './output.ts';
 import {
   acknowledgeJson,
   openDataChannelJson,
@@ -38,27 +31,18 @@ import {
   shownName,
 } from './payloads.ts';
 import { ReceiveWindow, type ReceivedMessage } from './receive-window.ts';
-import { SendWindow } from './send-window.ts';
+import { Sender, type SenderOptions, type SendObstacle } from './sender.ts';
 import { RandomMessageIds } from './uuid.ts';
 
-export interface Instant {
-  /** Monotonic milliseconds. */
-  readonly now: number;
-  /** Unix milliseconds, for the one header field that wants them. */
-  readonly wallNow: number;
-}
+export type { Instant, Output };
 
-export interface SessionOptions {
+export interface SessionOptions extends SenderOptions {
   /** A UUID, the same for every socket of the session. */
   readonly clientId: string;
   /** Announced in the text frame and in the handshake; dotted numbers. */
   readonly clientVersion: string;
   /** Announce an old version in the handshake, so that LocalPortForwarding is one raw connection. */
   readonly forceBasicMode?: boolean;
-  readonly maxPayloadBytes: number;
-  readonly maxInFlightBytes: number;
-  readonly maxInFlightMessages: number;
-  readonly messagesPerSecond: number;
   readonly randomBytes: (size: number) => Uint8Array;
 }
 
@@ -67,36 +51,6 @@ export interface SocketGrant {
   /** A fresh UUID for each socket. */
   readonly requestId: string;
 }
-
-export type Output =
-  /** One binary WebSocket message. */
-  | { readonly kind: 'transmit'; readonly frame: Uint8Array }
-  /** The text frame that opens a socket. */
-  | { readonly kind: 'transmit-text'; readonly text: string }
-  /** Stream bytes in order, never empty; a view that is valid until the next call. */
-  | { readonly kind: 'deliver'; readonly payload: Uint8Array }
-  | {
-      readonly kind: 'opened';
-      readonly mode: 'basic' | 'mux';
-      readonly agentVersion: string;
-      readonly properties: Record<string, string>;
-      readonly announcedVersion: string;
-      readonly smuxKeepAlive: boolean;
-    }
-  /** A flag of the agent's; 3 says that it could not connect to the port. */
-  | { readonly kind: 'flag'; readonly value: number }
-  /** The service says that the agent's side is gone, or back. */
-  | { readonly kind: 'publication'; readonly paused: boolean }
-  /** The socket must be replaced; at most once per socket. */
-  | { readonly kind: 'reconnect'; readonly reason: string }
-  /** The TerminateSession flag was acknowledged. */
-  | { readonly kind: 'terminated' }
-  /** The service's end of the session; `incomplete` when messages before it never arrived. */
-  | { readonly kind: 'closed'; readonly output: string; readonly incomplete: boolean }
-  /** The peer broke the protocol, or is no Port session; the session is over. */
-  | { readonly kind: 'failed'; readonly error: BridgeError }
-  /** Something arrived that has no effect; for the log. */
-  | { readonly kind: 'ignored'; readonly reason: string };
 
 export type Phase =
   'awaiting-request' | 'awaiting-complete' | 'open' | 'terminating' | 'closed' | 'failed';
@@ -127,7 +81,7 @@ type Link =
   | { readonly kind: 'up'; readonly isGood: boolean; readonly isCorrupt: boolean };
 
 /** What a source has to wait for: time (pacing, a hold) or some input of another kind. */
-type Obstacle = 'nothing' | 'input' | 'pacing' | 'hold';
+type Obstacle = SendObstacle | 'hold';
 
 const NO_HOLD = Number.NEGATIVE_INFINITY;
 const LINK_DOWN: Link = { kind: 'down' };
@@ -135,19 +89,15 @@ const LINK_DOWN: Link = { kind: 'down' };
 export class Session {
   readonly #options: SessionOptions;
   readonly #ids: RandomMessageIds;
-  readonly #sendWindow = new SendWindow();
+  readonly #sender: Sender;
   readonly #receiveWindow = new ReceiveWindow();
-  readonly #payloadSize: PayloadSize;
-  readonly #pacer: Pacer;
   #state: State = { phase: 'awaiting-request', terminateWhenOpen: false };
   #link: Link = LINK_DOWN;
-  #nextSeq = 0;
   /** What kept the last `sendCapacity` at 0, and what a source is known to wait for. */
   #blockedBy: Obstacle = 'nothing';
   #wait: Obstacle = 'nothing';
   #lastAcknowledged: Pick<StreamMessage, 'messageType' | 'messageId' | 'seq'> | undefined;
   #corruptSockets = 0;
-  #tooBigCloses = 0;
 
   constructor(options: SessionOptions) {
     if (!isVersion(options.clientVersion)) {
@@ -155,8 +105,7 @@ export class Session {
     }
     this.#options = options;
     this.#ids = new RandomMessageIds(options.randomBytes);
-    this.#payloadSize = new PayloadSize(options.maxPayloadBytes);
-    this.#pacer = new Pacer(options.messagesPerSecond);
+    this.#sender = new Sender(options, this.#ids);
   }
 
   get phase(): Phase {
@@ -164,11 +113,11 @@ export class Session {
   }
 
   get unackedMessages(): number {
-    return this.#sendWindow.messages;
+    return this.#sender.unackedMessages;
   }
 
   get unackedBytes(): number {
-    return this.#sendWindow.bytes;
+    return this.#sender.unackedBytes;
   }
 
   /** Stream messages that arrived before their turn, for logging. */
@@ -178,7 +127,7 @@ export class Session {
 
   /** The present resend delay, for logging. */
   get resendAfterMs(): number {
-    return this.#sendWindow.resendAfterMs;
+    return this.#sender.resendAfterMs;
   }
 
   /** A socket is connected: introduces itself, then sends again whatever is unacknowledged. */
@@ -193,7 +142,7 @@ export class Session {
     if (this.#lastAcknowledged !== undefined) {
       this.#transmitAcknowledge(this.#lastAcknowledged, at, outputs);
     }
-    this.#sendWindow.requeueAll();
+    this.#sender.socketOpened();
     this.#pump(at, outputs);
     return outputs;
   }
@@ -204,10 +153,7 @@ export class Session {
     if (this.#isOver || this.#link.kind === 'down') return [];
     this.#link = LINK_DOWN;
     this.#wait = 'nothing';
-    const { hasLarge } = this.#sendWindow;
-    this.#payloadSize.socketLost(closeCode, hasLarge);
-    if (closeCode === CLOSE_TOO_BIG && hasLarge) this.#tooBigCloses += 1;
-    if (this.#tooBigCloses < MAX_TOO_BIG_CLOSES) return [];
+    if (this.#sender.socketLost(closeCode)) return [];
     return this.#fail(
       new BridgeError('session.lost', 'the service refuses a message of this size', {
         hint: 'try again with --payload-size 1024',
@@ -250,7 +196,7 @@ export class Session {
   /** Most payload bytes that `send` takes now; 0 when not open, window full, paced or without socket. */
   sendCapacity(at: Instant): number {
     this.#blockedBy = this.#obstacle(at.now);
-    return this.#blockedBy === 'nothing' ? this.#roomBytes : 0;
+    return this.#blockedBy === 'nothing' ? this.#sender.roomBytes : 0;
   }
 
   /** Sends exactly one stream message. The bytes are copied. */
@@ -259,7 +205,6 @@ export class Session {
       throw new BridgeError('internal', 'more bytes were sent than the session takes');
     }
     this.#wait = 'nothing';
-    this.#payloadSize.sent(payload.length);
     const outputs: Output[] = [];
     this.#transmitStream(PAYLOAD_TYPE.output, payload, at, outputs);
     return outputs;
@@ -291,7 +236,7 @@ export class Session {
     if (this.#isOver || this.#link.kind === 'down') return outputs;
     const waitUntil = this.#waitUntil;
     if (waitUntil !== undefined && at.now >= waitUntil) this.#wait = 'nothing';
-    this.#sendWindow.expire(at.now);
+    this.#sender.expire(at.now);
     this.#pump(at, outputs);
     return outputs;
   }
@@ -299,12 +244,10 @@ export class Session {
   /** When `wake` is wanted, on the monotonic clock; undefined while nothing waits for time. */
   nextWakeAt(): number | undefined {
     if (this.#isOver || this.#link.kind === 'down') return undefined;
-    const resendAt = this.#sendWindow.hasQueued
-      ? this.#pacer.readyAt()
-      : this.#sendWindow.resendAt();
+    const { dueAt } = this.#sender;
     const waitUntil = this.#waitUntil;
-    if (resendAt === undefined || waitUntil === undefined) return resendAt ?? waitUntil;
-    return Math.min(resendAt, waitUntil);
+    if (dueAt === undefined || waitUntil === undefined) return dueAt ?? waitUntil;
+    return Math.min(dueAt, waitUntil);
   }
 
   /**
@@ -325,7 +268,7 @@ export class Session {
       case 'input':
         return undefined;
       case 'pacing':
-        return this.#pacer.readyAt();
+        return this.#sender.paceAt;
       case 'hold':
         return this.#holdUntil;
     }
@@ -338,26 +281,10 @@ export class Session {
       : NO_HOLD;
   }
 
-  /** What keeps a data message from going out; a full window is seen in `#roomBytes`. */
   #obstacle(now: number): Obstacle {
-    if (this.#state.phase !== 'open' || this.#link.kind === 'down') return 'input';
-    if (this.#sendWindow.hasQueued || this.#roomBytes === 0) return 'input';
-    if (now < this.#holdUntil) return 'hold';
-    return this.#pacer.isReady(now) ? 'nothing' : 'pacing';
-  }
-
-  /** Room in the window for one payload: a whole one or none, so that sizes do not dwindle. */
-  get #roomBytes(): number {
-    const { messages, bytes } = this.#sendWindow;
-    const limit = this.#payloadSize.limit(messages);
-    if (messages === 0) return Math.min(limit, this.#options.maxInFlightBytes);
-    const isFull =
-      messages >= this.#options.maxInFlightMessages ||
-      bytes + limit > this.#options.maxInFlightBytes;
-    if (!isFull) return limit;
-    const mayProbe =
-      this.#sendWindow.wantsProbe && messages < this.#options.maxInFlightMessages + MAX_PROBES;
-    return mayProbe ? Math.min(limit, SMALL_PAYLOAD_BYTES) : 0;
+    if (this.#state.phase !== 'open') return 'input';
+    const obstacle = this.#sender.obstacle(now);
+    return obstacle !== 'input' && now < this.#holdUntil ? 'hold' : obstacle;
   }
 
   #transition(state: State): void {
@@ -381,7 +308,7 @@ export class Session {
     this.#transmitAcknowledge(message, at, outputs);
     if (placement !== 'next') return outputs;
     let next: ReceivedMessage | undefined = message;
-    while (next !== undefined && !this.#isOver) {
+    while (next !== undefined) {
       this.#process(next, at, outputs);
       next = this.#receiveWindow.takeNext();
     }
@@ -411,9 +338,7 @@ export class Session {
 
   #receiveAcknowledge(seq: number | undefined, at: Instant): Output[] {
     if (seq === undefined) return [ignored('acknowledgement without a sequence number')];
-    if (!this.#sendWindow.acknowledge(seq, at.now)) return [];
-    this.#payloadSize.acknowledged();
-    this.#tooBigCloses = 0;
+    if (!this.#sender.acknowledge(seq, at.now)) return [];
     const outputs: Output[] = [];
     if (this.#state.phase === 'terminating' && seq === this.#state.flagSeq) {
       outputs.push({ kind: 'terminated' });
@@ -448,7 +373,7 @@ export class Session {
   /** Output means that the agent has reached the port and processes what it is sent. */
   #noteConnected(state: Extract<State, { phase: 'open' }>): void {
     if (state.connection.kind === 'connected') return;
-    if (state.connection.ignoresDuplicates) this.#sendWindow.presumeSilentArrival();
+    if (state.connection.ignoresDuplicates) this.#sender.presumeSilentArrival();
     this.#transition({ phase: 'open', connection: { kind: 'connected' } });
     if (this.#wait === 'hold') this.#wait = 'nothing';
   }
@@ -509,32 +434,15 @@ export class Session {
   }
 
   #transmitTerminate(at: Instant, outputs: Output[]): void {
-    this.#transition({ phase: 'terminating', flagSeq: this.#nextSeq });
+    this.#transition({ phase: 'terminating', flagSeq: this.#sender.nextSeq });
     const payload = new Uint8Array(4);
     writeU32(payload, 0, FLAG.terminateSession);
     this.#transmitStream(PAYLOAD_TYPE.flag, payload, at, outputs);
   }
 
-  /** Remembers, then sends. Handshake and flags do not wait for pacing but count towards it. */
   #transmitStream(payloadType: number, payload: Uint8Array, at: Instant, outputs: Output[]): void {
-    const seq = this.#nextSeq;
-    this.#nextSeq += 1;
-    const frame = encodeStreamMessage(
-      {
-        messageType: 'input_stream_data',
-        seq,
-        flags: STREAM_FLAGS,
-        createdAt: at.wallNow,
-        payloadType,
-        payload,
-      },
-      this.#ids,
-    );
-    const entry: SendEntry = this.#sendWindow.add(seq, frame, payload.length);
-    if (this.#link.kind === 'down') return;
-    this.#pacer.take(at.now);
-    this.#sendWindow.markSent(entry, at.now);
-    outputs.push({ kind: 'transmit', frame });
+    const frame = this.#sender.add(payloadType, payload, at);
+    if (frame !== undefined) outputs.push({ kind: 'transmit', frame });
   }
 
   #transmitAcknowledge(
@@ -550,10 +458,9 @@ export class Session {
 
   /** Sends again what is queued, as far as pacing allows. */
   #pump(at: Instant, outputs: Output[]): void {
-    while (this.#pacer.isReady(at.now)) {
-      const frame = this.#sendWindow.sendNext(at.now);
+    for (;;) {
+      const frame = this.#sender.takeDue(at.now);
       if (frame === undefined) return;
-      this.#pacer.take(at.now);
       outputs.push({ kind: 'transmit', frame });
     }
   }

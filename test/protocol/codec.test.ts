@@ -295,6 +295,11 @@ describe('decodeMessage', () => {
     expect(decodeMessage(start)).toEqual({ kind: 'publication', paused: false });
   });
 
+  it('needs a whole message type', () => {
+    const bytes = naiveEncode({ messageType: 'start_publication' });
+    expect(decodeMessage(bytes.subarray(0, 35)).kind).toBe('malformed');
+  });
+
   const refused: [string, Parameters<typeof naiveEncode>[0], string][] = [
     ['no type', { messageType: '' }, 'no message type'],
     ['a type of padding', { messageType: ' \0 ', pad: '\0' }, 'no message type'],
