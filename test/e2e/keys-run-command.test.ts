@@ -37,9 +37,12 @@ describe.skipIf(!canHaveAccounts)('a managed node that is no EC2 instance', () =
     'lets %s in and takes the key away again',
     async (name) => {
       accounts.writeAuthorizedKeys(name, '# mine\nssh-rsa AAAA me\n');
-      const done = await keys.ssh(config, ['-l', name, node, 'cat ~/.ssh/authorized_keys; id -un']);
+      const file = `'${accounts.account(name).home}/.ssh/authorized_keys'`;
+      const done = await keys.ssh(config, ['-l', name, node, `id -u; cat ${file}`]);
       expect([done.code, done.stderr]).toEqual([0, '']);
-      // The home is the account's own, where the line was while the session lasted.
+      const [uid, ...during] = done.stdout.toString().split('\n');
+      expect(uid).toBe(String(accounts.account(name).uid));
+      expect(during.filter((line) => line.includes(' ssm-bridge:'))).toHaveLength(1);
       await eventually('the line is gone', () => marks(name) === 0, 5000);
       expect(accounts.authorizedKeys(name)).toBe('# mine\nssh-rsa AAAA me\n');
     },
