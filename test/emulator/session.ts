@@ -269,6 +269,10 @@ export class Session implements SessionRecord {
     this.#link?.sendRaw(frame);
   }
 
+  sendFlag(value: number): void {
+    this.#agent.send(codec.payloadTypes.flag, codec.uint32(value));
+  }
+
   publication(kind: 'pause' | 'start'): void {
     this.#link?.sendRaw(this.#publicationFrame(kind));
   }

@@ -196,6 +196,8 @@ export interface SessionRecord {
   blackholeSocket(): void;
   /** Sends bytes (binary frame) or text as they are. */
   inject(frame: Uint8Array | string): void;
+  /** The agent sends a Flag message, which takes a sequence number like any other. */
+  sendFlag(value: number): void;
   publication(kind: 'pause' | 'start'): void;
   /** The agent loses its own socket to the service; false brings it back. */
   setAgentConnected(connected: boolean): void;
