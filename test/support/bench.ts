@@ -64,7 +64,10 @@ export interface Bench {
   bridge(args: readonly string[], options?: Partial<StartOptions>): Running;
   /** Pids of living bridge processes of this bench. */
   bridgePids(): readonly number[];
-  /** Everything that must hold after any case; waits up to a few seconds for it to become true. */
+  /**
+   * Everything that must hold after any case; waits up to a few seconds for it to become true. What is
+   * left when it does not is ended, so that the next case starts clean.
+   */
   assertClean(deadlineMs?: number): Promise<void>;
   close(): Promise<void>;
 }
@@ -105,6 +108,23 @@ export async function openBench(options: BenchOptions = {}): Promise<Bench> {
         }).file;
   const ownDir = sshd === undefined ? mkdtempSync(join(tmpdir(), 'sb-')) : undefined;
 
+  const endLeftovers = (): void => {
+    emulator.faults.clear();
+    for (const { pid } of processesWith(mark)) {
+      try {
+        process.kill(pid, 'SIGKILL');
+      } catch {
+        // It ended meanwhile.
+      }
+    }
+    for (const session of emulator.sessions) {
+      if (session.state === 'open') session.end('emulator');
+    }
+  };
+  const isClean = (): boolean =>
+    processesWith(mark).length === 0 && emulator.openSessionCount() === 0;
+  let reportedViolations = 0;
+
   const startSsh: Bench['startSsh'] = (args, extra) =>
     start(['ssh', '-F', config, ...args], { env, ...extra });
 
@@ -128,7 +148,7 @@ export async function openBench(options: BenchOptions = {}): Promise<Bench> {
     async assertClean(deadlineMs = 4000) {
       await eventually(
         'every process has ended and every session is over',
-        () => processesWith(mark).length === 0 && emulator.openSessionCount() === 0,
+        isClean,
         deadlineMs,
         () =>
           JSON.stringify({
@@ -137,18 +157,16 @@ export async function openBench(options: BenchOptions = {}): Promise<Bench> {
               .filter(({ state }) => state === 'open')
               .map(({ id, counters, flags }) => ({ id, counters, flags })),
           }),
-      );
-      const violations = emulator.violations();
+      ).catch((error: unknown) => {
+        endLeftovers();
+        throw error;
+      });
+      const violations = emulator.violations().slice(reportedViolations);
+      reportedViolations += violations.length;
       if (violations.length > 0) throw new Error(`protocol violations: ${violations.join('; ')}`);
     },
     async close() {
-      for (const { pid } of processesWith(mark)) {
-        try {
-          process.kill(pid, 'SIGKILL');
-        } catch {
-          // It ended meanwhile.
-        }
-      }
+      endLeftovers();
       await emulator.close();
       await ownSshd?.stop();
       if (ownDir !== undefined) rmSync(ownDir, { recursive: true, force: true });
