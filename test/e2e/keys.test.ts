@@ -179,6 +179,18 @@ describe('an ephemeral key', () => {
     expect(late.stderr).toContain('Permission denied (publickey)');
   });
 
+  it('is pushed in spite of throttling', async () => {
+    const error = { name: 'ThrottlingException', message: 'Rate exceeded', status: 429 };
+    keys.emulator.faults.set({ api: [{ operation: 'SendSSHPublicKey', error, times: 6 }] });
+    const before = keys.emulator.apiCalls.length;
+    const done = await keys.ssh(keys.config(keys.ephemeral()), [keys.node, 'true']);
+    keys.emulator.faults.clear();
+    const tries = keys.emulator.apiCalls
+      .slice(before)
+      .filter(({ operation }) => operation === 'SendSSHPublicKey');
+    expect([done.code, done.stderr, tries.length]).toEqual([0, '', 7]);
+  });
+
   it('pushed for one user does not log in another', async () => {
     const block = keys.ephemeral().map((line) => line.replaceAll("'%r'", 'somebody'));
     const done = await keys.ssh(keys.config(block), [keys.node, 'true']);
