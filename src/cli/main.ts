@@ -44,7 +44,7 @@ export async function main(
     const notice = (text: string): void => {
       writeStderr(prefixed(target, text));
     };
-    return await run(parsed.args, { env, logger, notice, fail, ...hooks });
+    return await dispatch(parsed.args, { env, logger, notice, fail, ...hooks });
   } catch (error) {
     return fail(error);
   }
@@ -69,7 +69,7 @@ async function loggerFor(args: CommandArgs, target: string | undefined): Promise
   return openLog(args, { target, command: args.command });
 }
 
-async function run(args: CommandArgs, io: CommandIo): Promise<number> {
+async function dispatch(args: CommandArgs, io: CommandIo): Promise<number> {
   switch (args.command) {
     case 'connect': {
       if (isatty(0)) {
@@ -78,20 +78,20 @@ async function run(args: CommandArgs, io: CommandIo): Promise<number> {
             'put the output of `ssm-bridge config` into ~/.ssh/config and run `ssh USER@NODE`',
         );
       }
-      const command = await import('./commands/connect.ts');
-      return command.run(args, io);
+      const { run: connect } = await import('./commands/connect.ts');
+      return connect(args, io);
     }
     case 'forward': {
-      const command = await import('./commands/forward.ts');
-      return command.run(args, io);
+      const { run: forward } = await import('./commands/forward.ts');
+      return forward(args, io);
     }
     case 'known-hosts': {
-      const command = await import('./commands/known-hosts.ts');
-      return command.run(args, io);
+      const { run: knownHosts } = await import('./commands/known-hosts.ts');
+      return knownHosts(args, io);
     }
     case 'config': {
-      const command = await import('./commands/config.ts');
-      return command.run(args, io);
+      const { run: config } = await import('./commands/config.ts');
+      return config(args, io);
     }
   }
 }
