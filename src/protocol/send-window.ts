@@ -108,7 +108,7 @@ export class SendWindow {
     const entry = this.#entries.get(seq);
     if (entry === undefined) return false;
     this.#forget(entry);
-    if (entry.transmissions === 1) {
+    if (entry.transmissions === 1 && entry.transmissionsOnSocket === 1) {
       this.#rtt.sample(Math.max(0, now - entry.firstSentAt));
       this.#timerBurst = 1;
     } else {
@@ -173,7 +173,6 @@ export class SendWindow {
       entry.transmissionsOnSocket = 0;
       this.#queued.append(entry);
     }
-    this.#newestArrivedSentAt = Number.NEGATIVE_INFINITY;
     this.#expiries = 0;
     this.#timerBurst = 1;
   }

@@ -462,6 +462,39 @@ describe('resending', () => {
     expect(peer.now).toBeGreaterThan(600_000);
   });
 
+  it('stays within its bounds while acknowledgements are withheld for ten minutes', () => {
+    const peer = SessionPeer.open({ maxInFlightBytes: 100_000 });
+    const end = peer.now + 600_000;
+    let sent = 0;
+    while (peer.now < end) {
+      for (let room = peer.capacity(); room > 0; room = peer.capacity()) {
+        peer.send(room);
+        sent += room;
+      }
+      peer.session.noteSendBlocked();
+      expect(peer.session.unackedBytes).toBeLessThanOrEqual(100_000);
+      expect(peer.wakeNext()).toBe(true);
+    }
+    expect(sent).toBe(peer.session.unackedBytes);
+    expect(peer.session.phase).toBe('open');
+    expect(peer.take().sent.length).toBeLessThan(300);
+  });
+
+  it('leaves nothing unacknowledged once the agent has had everything', () => {
+    const peer = SessionPeer.open();
+    let left = 100 * 1024;
+    while (left > 0) {
+      const size = Math.min(left, peer.capacity());
+      if (size > 0) peer.send(size);
+      left -= size;
+      const { sent } = peer.take();
+      peer.now += 5;
+      for (const seq of sent) peer.acknowledge(seq);
+    }
+    expect(peer.session).toMatchObject({ unackedMessages: 0, unackedBytes: 0 });
+    expect(peer.session.nextWakeAt()).toBeUndefined();
+  });
+
   it('resends at most two messages a round while nothing at all is acknowledged', () => {
     const peer = SessionPeer.open();
     for (let i = 0; i < 40; i += 1) peer.send(100);

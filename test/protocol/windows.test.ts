@@ -108,6 +108,92 @@ describe('SendWindow', () => {
     );
   });
 
+  /** `count` messages, so many ms apart from time 0 on. */
+  function filled(count: number, spacingMs: number): SendWindow {
+    const window = new SendWindow();
+    for (let seq = 0; seq < count; seq += 1) {
+      window.markSent(window.add(seq, frameOf(seq), 1), seq * spacingMs);
+    }
+    return window;
+  }
+
+  /** Lets the resend timer expire; what was resent. */
+  function silence(window: SendWindow): { at: number; sent: number[] } {
+    const at = window.resendAt() ?? Number.NaN;
+    window.expire(at);
+    return { at, sent: drain(window, at) };
+  }
+
+  it('starts the resend timer anew with every acknowledgement', () => {
+    const window = filled(3, 0);
+    window.acknowledge(0, 290);
+    expect(window.resendAt()).toBe(290 + window.resendAfterMs);
+    expect(window.acknowledge(0, 400)).toBe(false);
+    expect(window.resendAt()).toBe(290 + window.resendAfterMs);
+  });
+
+  it('forgets the doubled delays of a silence when it ends', () => {
+    const window = filled(20, 0);
+    for (let round = 0; round < 4; round += 1) silence(window);
+    window.acknowledge(19, 10_000);
+    expect(window.resendAt()).toBe(10_000 + window.resendAfterMs);
+  });
+
+  it('resends in a silence the oldest each time, and one of the others in turn', () => {
+    const window = filled(5, 0);
+    const rounds = [1, 2, 3, 4].map(() => silence(window).sent);
+    expect(rounds).toEqual([
+      [0, 1],
+      [0, 2],
+      [0, 3],
+      [0, 4],
+    ]);
+  });
+
+  it('does not take a late acknowledgement for one of the resend, and the rest for lost', () => {
+    const window = filled(10, 30);
+    const { at, sent } = silence(window);
+    expect(sent).toContain(0);
+    window.acknowledge(0, at + 1);
+    expect(drain(window, at + 1)).toEqual([]);
+  });
+
+  it('allows for some reordering before it takes a message for lost', () => {
+    const close = filled(2, 9);
+    close.acknowledge(1, 20);
+    expect(drain(close, 20)).toEqual([]);
+    const apart = filled(2, 11);
+    apart.acknowledge(1, 22);
+    expect(drain(apart, 22)).toEqual([0]);
+    const slow = filled(2, 90);
+    slow.acknowledge(1, 490);
+    expect(drain(slow, 490)).toEqual([]);
+  });
+
+  it('takes no round-trip sample over two sockets', () => {
+    const window = filled(1, 0);
+    window.requeueAll();
+    window.acknowledge(0, 100_000);
+    expect(window.resendAfterMs).toBe(300);
+  });
+
+  it('presumes nothing from what was sent before the agent was ready', () => {
+    const window = filled(2, 0);
+    let now = 0;
+    /** A message that is acknowledged at once, long after the last. */
+    const overtake = (seq: number): number[] => {
+      now += 6000;
+      window.markSent(window.add(seq, frameOf(seq), 1), now);
+      window.acknowledge(seq, now + 20);
+      return drain(window, now + 20);
+    };
+    for (let seq = 2; seq < 10; seq += 1) expect(overtake(seq)).toEqual([0, 1]);
+    window.presumeSilentArrival();
+    for (let seq = 10; seq < 14; seq += 1) expect(overtake(seq)).toEqual([0, 1]);
+    expect(overtake(14)).toEqual([0]);
+    expect(window.messages).toBe(1);
+  });
+
   it('tolerates a clock that stands still or steps back', () => {
     const window = new SendWindow();
     for (let seq = 0; seq < 10; seq += 1) {
