@@ -46,7 +46,7 @@ const hangupGraceMs = 1_000;
  * SIGINT is ignored, and SIGHUP counts only if the input ends as well or our parent has gone.
  *
  * An end of input hides behind bytes that nobody takes, as while a lost connection is resumed. Then a
- * reader that is gone tells the same: ssh closes both pipes.
+ * reader and a parent that are gone tell the same: ssh held both pipes.
  */
 export class ClientLife {
   readonly #options: ClientLifeOptions;
@@ -75,7 +75,7 @@ export class ClientLife {
     this.#cancelPoll = this.#options.clock.setTimer(() => {
       this.#isPolling = false;
       if (!this.#options.isInputHeldBack()) return;
-      if (this.#options.reader() === 'gone') this.#gone({ kind: 'left' });
+      if (this.#hasLeftUnheard()) this.#gone({ kind: 'left' });
       else this.inputArrived();
     }, heldBackPollMs);
   }
@@ -127,6 +127,11 @@ export class ClientLife {
       if (parent === this.#startedByPid && parent !== 1) return;
       this.#gone({ kind: 'signal', name: 'SIGHUP' });
     }, hangupGraceMs);
+  }
+
+  /** Both signs are wanted: the reader of a live session can also be out of sight, as in a container. */
+  #hasLeftUnheard(): boolean {
+    return this.#options.parentPid() !== this.#startedByPid && this.#options.reader() === 'gone';
   }
 
   #checkReader(): void {
