@@ -34,6 +34,8 @@ export interface NamespaceOptions {
   readonly users?: readonly string[];
   /** Gives root a home of its own too, so that `~/.ssh` and `~/.aws` are not the machine's. */
   readonly ownRootHome?: boolean;
+  /** What /etc/hostname says in there. */
+  readonly hostname?: string;
   /** Names that resolve in there only. */
   readonly hosts?: Readonly<Record<string, string>>;
 }
@@ -205,6 +207,7 @@ function writeEtc(name: string, dir: string, options: NamespaceOptions): void {
   writeFileSync(join(etc, 'passwd'), passwd + accounts.join(''));
   const hosts = Object.entries(options.hosts ?? {}).map(([host, to]) => `${to} ${host}\n`);
   writeFileSync(join(etc, 'hosts'), ['127.0.0.1 localhost\n', ...hosts].join(''));
+  writeFileSync(join(etc, 'hostname'), `${options.hostname ?? name}\n`);
   // No name server: what is not in hosts is unknown at once.
   writeFileSync(join(etc, 'resolv.conf'), 'nameserver 127.0.0.1\noptions timeout:1 attempts:1\n');
 }
