@@ -50,10 +50,15 @@ export interface KeyPushOptions {
   readonly apis: () => Promise<PushApis>;
   readonly env: NodeJS.ProcessEnv;
   readonly logger: Logger;
+  /** For failures that need not be this login's end. */
+  readonly notice: (text: string) => void;
 }
 
 export interface KeyPush {
-  /** The first failure, when there is one: key.*, access.*, credentials.*, target.*, network.*, api.*. */
+  /**
+   * What makes this login impossible, when something does: key.*, access.*, credentials.*, target.*,
+   * network.*, api.*. Never something that befalls a login that has succeeded.
+   */
   readonly failed: Promise<BridgeError>;
   /** Readies the API client. */
   warm(): void;
@@ -65,7 +70,7 @@ export interface KeyPush {
 
 /** Throws usage.arguments, key.refused or key.agent for what cannot work; everything later goes to `failed`. */
 export function openKeyPush(options: KeyPushOptions): KeyPush {
-  const { key, user, node, logger } = options;
+  const { key, user, node, logger, notice } = options;
   const method = choosePushMethod(options.pushKey, node);
   const pusher = new KeyPusher({
     method,
@@ -87,11 +92,16 @@ export function openKeyPush(options: KeyPushOptions): KeyPush {
         : new BridgeError('key.failed', 'the key could not be pushed', { cause: error }),
     );
   };
+  /** This login may still be under way: ssh has accepted the host key and said little since. */
+  const isLoggingIn = (): boolean => isPastNewkeys && bytesSinceNewkeys <= LOGIN_BYTES;
   const push = async (publicKey: string): Promise<void> => {
     try {
       await pusher.ensure(publicKey);
+      hasPushed = true;
     } catch (error) {
-      if (closing === undefined) report(error);
+      // Later pushes are for logins of others, or for a passphrase that may never come.
+      if (isPastNewkeys && !hasPushed && closing === undefined) report(error);
+      else logger.debug({ error: String(error) }, 'key not pushed');
       throw error;
     }
   };
@@ -109,7 +119,13 @@ export function openKeyPush(options: KeyPushOptions): KeyPush {
         place,
         destination: destinationOf(options, method),
         push,
-        onFailure: report,
+        onPushFailed: ({ message, hint }) => {
+          if (isLoggingIn()) notice(hint === undefined ? message : `${message}; ${hint}`);
+        },
+        onLost: (error) => {
+          if (isPastNewkeys) logger.debug({ error: error.message }, 'agent lost');
+          else report(error);
+        },
         logger,
       });
       await agent.start();
@@ -119,6 +135,8 @@ export function openKeyPush(options: KeyPushOptions): KeyPush {
     checkPush(method, user, known.type, known.line);
   }
 
+  let isPastNewkeys = false;
+  let hasPushed = false;
   let bytesSinceNewkeys = 0;
   let repeat: NodeJS.Timeout | undefined;
 
@@ -126,15 +144,14 @@ export function openKeyPush(options: KeyPushOptions): KeyPush {
   function repeatPush(publicKey: string, since: number): void {
     repeat = setTimeout(() => {
       if (bytesSinceNewkeys > LOGIN_BYTES || performance.now() - since > LOGIN_LIMIT_MS) return;
-      pusher.ensure(publicKey).catch((error: unknown) => {
-        logger.debug({ error: String(error) }, 'key not pushed again');
-      });
+      push(publicKey).catch(() => undefined); // Logged there.
       repeatPush(publicKey, since);
     }, REPEAT_EVERY_MS);
     repeat.unref();
   }
 
   function atNewkeys(): Promise<void> | undefined {
+    isPastNewkeys = true;
     bytesSinceNewkeys = 0;
     if (known === undefined) return agent?.atNewkeys();
     repeatPush(known.line, performance.now());

@@ -91,7 +91,7 @@ async function currentKeys(
     const isNew = meanwhile?.fetchedAt !== before?.fetchedAt;
     const fetched = isNew ? sufficient(meanwhile, options, presented) : undefined;
     if (fetched !== undefined) return fetched;
-    const failure = await store.recentFailure();
+    const failure = acceptChanged ? undefined : await store.recentFailure();
     if (failure !== undefined && isWithin(wallNow() - failure.at, FAILURE_LIFE_MS)) {
       if (failure.toldPid !== parentPid) notice(failure.text);
       return undefined;
@@ -100,7 +100,8 @@ async function currentKeys(
     try {
       keys = await fetchKeys(options, node);
     } catch (error) {
-      if (!(error instanceof BridgeError)) throw error;
+      // Asked for by hand, and not for ssh to go on without.
+      if (!(error instanceof BridgeError) || acceptChanged) throw error;
       const text = withoutKeys(error);
       await store.rememberFailure({ at: wallNow(), text, toldPid: parentPid });
       notice(text);

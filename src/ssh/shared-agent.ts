@@ -31,8 +31,10 @@ export interface SharedAgentOptions {
   readonly destination: string;
   /** Puts a public key (a line of authorized_keys) at this login's destination, unless it is fresh there. */
   readonly push: (publicKey: string) => Promise<void>;
-  /** A push that another bridge made for us has failed, or the agent is lost for good. */
-  readonly onFailure: (error: BridgeError) => void;
+  /** A push that the owner of the agent made for its tenants has failed; perhaps not for this login. */
+  readonly onPushFailed: (error: BridgeError) => void;
+  /** There is no agent any more, and no way to have one. */
+  readonly onLost: (error: BridgeError) => void;
   readonly logger: Logger;
 }
 
@@ -143,7 +145,7 @@ export class SharedAgent {
           this.#takeOver(lease);
         },
         onPushFailed: (failure) => {
-          this.#options.onFailure(errorFrom(failure));
+          this.#options.onPushFailed(errorFrom(failure));
         },
         onLost: () => {
           this.#leaseLost();
@@ -232,7 +234,7 @@ export class SharedAgent {
   };
 
   #lost(error: unknown): void {
-    this.#options.onFailure(
+    this.#options.onLost(
       error instanceof BridgeError
         ? error
         : new BridgeError('key.agent', 'the agent socket is lost', { cause: error }),

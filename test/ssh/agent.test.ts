@@ -47,7 +47,8 @@ function login(destination = 'same', push?: (key: string) => Promise<void>): Log
       pushes.push(key);
       await push?.(key);
     },
-    onFailure: (error) => failures.push(error),
+    onPushFailed: (error) => failures.push(error),
+    onLost: (error) => failures.push(error),
     logger: silentLogger,
   });
   agents.push(agent);

@@ -162,6 +162,13 @@ describe('known-hosts', () => {
     ]);
   });
 
+  it('fails when it cannot do what was asked for by hand', async () => {
+    failure = new BridgeError('access.denied', 'no');
+    await lines();
+    await expect(lines({ acceptChanged: true })).rejects.toBe(failure);
+    expect(calls).toBe(2);
+  });
+
   it('says so once to each ssh, and does not ask again for a while', async () => {
     failure = new BridgeError('access.denied', 'no');
     await lines();

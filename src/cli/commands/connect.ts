@@ -105,6 +105,7 @@ async function pushKey(
     apis: async () => (await connecting).aws,
     env: io.env,
     logger: io.logger,
+    notice: io.notice,
   });
 }
 

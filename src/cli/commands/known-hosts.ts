@@ -18,9 +18,13 @@ export async function run(args: KnownHostsArgs, io: CommandIo): Promise<number> 
     parentPid: process.ppid,
     // Loaded when the node must be asked, which is once a day.
     commands: async () => {
-      const { openAws } = await import('../../aws/context.ts');
+      const [{ openAws }, { proxiedDial }] = await Promise.all([
+        import('../../aws/context.ts'),
+        import('../proxied-dial.ts'),
+      ]);
       const { profile, region } = args;
-      const aws = await openAws({ profile, region, env, logger });
+      const dial = await proxiedDial(args.proxy, env);
+      const aws = await openAws({ profile, region, env, logger, dial });
       return aws.commands();
     },
   });
