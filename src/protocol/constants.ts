@@ -124,6 +124,12 @@ export const MAX_TEXT_LENGTH = 64 * 1024;
 export const MAX_SHOWN_OUTPUT = 4096;
 export const MAX_SHOWN_NAME = 64;
 
+/**
+ * How long after a resume an end of the session may have cut off what the agent still had to send again:
+ * it waits 2 s for acknowledgements before it closes (amazon-ssm-agent PrepareToCloseChannel), and resends.
+ */
+export const TAIL_DOUBT_MS = 3000;
+
 /** Sockets in a row on which stream data arrived damaged and none arrived whole. */
 export const MAX_CORRUPT_SOCKETS = 5;
 /** Closes in a row for a too big message with no acknowledgement between: replay cannot help. */

@@ -18,6 +18,7 @@ import {
   MAX_CORRUPT_SOCKETS,
   MAX_TEXT_LENGTH,
   PAYLOAD_TYPE,
+  TAIL_DOUBT_MS,
 } from './constants.ts';
 import { answerHandshake, SHELL_HINT, type OpenedSession } from './handshake.ts';
 import type { StreamMessage } from './message.ts';
@@ -98,6 +99,7 @@ export class Session {
   #wait: Obstacle = 'nothing';
   #lastAcknowledged: Pick<StreamMessage, 'messageType' | 'messageId' | 'seq'> | undefined;
   #corruptSockets = 0;
+  #resumedAt = Number.NEGATIVE_INFINITY;
 
   constructor(options: SessionOptions) {
     if (!isVersion(options.clientVersion)) {
@@ -135,6 +137,7 @@ export class Session {
     if (this.#isOver) return [];
     if (this.#link.kind === 'up') this.socketLost(undefined, at);
     this.#link = { kind: 'up', isGood: false, isCorrupt: false };
+    if (this.#state.phase === 'open') this.#resumedAt = at.now;
     const { clientId, clientVersion } = this.#options;
     const text = openDataChannelJson({ ...grant, clientId, clientVersion });
     const outputs: Output[] = [{ kind: 'transmit-text', text }];
@@ -174,7 +177,7 @@ export class Session {
           ? this.#receiveAcknowledge(parseAcknowledgedSeq(decoded.payload), at)
           : [ignored('acknowledgement with a wrong digest')];
       case 'channel-closed': {
-        const incomplete = this.#receiveWindow.hasGap;
+        const incomplete = this.#receiveWindow.hasGap || this.#isTailInDoubt(at.now);
         this.#transition({ phase: 'closed' });
         return [{ kind: 'closed', output: parseChannelClosedOutput(decoded.payload), incomplete }];
       }
@@ -208,6 +211,15 @@ export class Session {
     const outputs: Output[] = [];
     this.#transmitStream(PAYLOAD_TYPE.output, payload, at, outputs);
     return outputs;
+  }
+
+  /**
+   * channel_closed does not say how many messages there were. What was on its way when a socket was
+   * lost comes again after the resume, unless the agent is gone by then or stopped waiting for us. An
+   * end that we asked for is no reason for doubt.
+   */
+  #isTailInDoubt(now: number): boolean {
+    return this.#state.phase === 'open' && now - this.#resumedAt < TAIL_DOUBT_MS;
   }
 
   /** Asks the agent to end the session; when it is not open yet, as soon as it is. */
@@ -303,7 +315,7 @@ export class Session {
     if (!isIntact(message)) return this.#receiveCorrupt();
     const placement = this.#receiveWindow.place(message);
     if (placement === 'refused') return [ignored('too many early messages')];
-    if (placement !== 'duplicate') this.#noteGoodSocket();
+    this.#noteGoodSocket();
     const outputs: Output[] = [];
     this.#transmitAcknowledge(message, at, outputs);
     if (placement !== 'next') return outputs;

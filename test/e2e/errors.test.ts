@@ -214,7 +214,7 @@ describe('what the node says goes to the one who waits', () => {
     const port = await freePort();
     const bench = await openBench({
       withoutSshd: true,
-      node: { ports: { 22: { host: '127.0.0.1', port } }, agent: { crashReportMs: 1000 } },
+      node: { ports: { 22: { host: '127.0.0.1', port } } },
     });
     try {
       const done = await bench.bridge(connect, { stdin: 'pipe' }).finished;

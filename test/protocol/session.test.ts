@@ -589,6 +589,20 @@ describe('the end', () => {
     expect(peer.take().of('closed')).toMatchObject([{ incomplete: true }]);
   });
 
+  it('is in doubt soon after a resume, when what was under way may not have come again', () => {
+    const endAfter = (ms: number): unknown[] => {
+      const peer = SessionPeer.open();
+      peer.output('x');
+      peer.disconnect();
+      peer.connect();
+      peer.now += ms;
+      peer.close();
+      return peer.take().of('closed');
+    };
+    expect(endAfter(2999)).toMatchObject([{ incomplete: true }]);
+    expect(endAfter(3000)).toMatchObject([{ incomplete: false }]);
+  });
+
   it('has the output of the service, readable and bounded', () => {
     const closedBy = (json: string): string => {
       const peer = SessionPeer.open();
