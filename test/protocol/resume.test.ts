@@ -90,6 +90,20 @@ describe('the next socket', () => {
     });
   });
 
+  it('has no deadline for what its predecessor was waiting for', () => {
+    const peer = SessionPeer.open({ messagesPerSecond: 100 });
+    let seq = 0;
+    while (peer.capacity() > 0) {
+      peer.send(1);
+      peer.acknowledge((seq += 1));
+    }
+    peer.session.noteSendBlocked();
+    expect(peer.session.nextWakeAt()).toBeDefined();
+    peer.disconnect();
+    peer.connect();
+    expect(peer.session.nextWakeAt()).toBeUndefined();
+  });
+
   it('gets the replay at the pace, before any new data', () => {
     const peer = SessionPeer.open({ messagesPerSecond: 100 });
     for (let i = 0; i < 30; i += 1) {
@@ -209,6 +223,14 @@ describe('closes that follow large messages', () => {
     peer.connect();
     expect(peer.capacity()).toBe(8192);
     peer.disconnect(1006);
+    peer.connect();
+    expect(peer.capacity()).toBe(1024);
+  });
+
+  it('count also when they are not reported but a new socket simply comes', () => {
+    const peer = grown();
+    peer.connect();
+    expect(peer.capacity()).toBe(8192);
     peer.connect();
     expect(peer.capacity()).toBe(1024);
   });
