@@ -46,7 +46,9 @@ try {
     'everything is bundled: there should be no dependencies to install',
   );
 
-  const machine = [root.replace(/\/$/, ''), userInfo().homedir].filter((dir) => dir.split('/').length > 2);
+  const machine = [root.replace(/\/$/, ''), userInfo().homedir].filter(
+    (dir) => dir.split('/').length > 2,
+  );
   for (const file of files) {
     const text = await readFile(path.join(root, file), 'latin1');
     for (const dir of machine) {
