@@ -190,6 +190,9 @@ export function start(argv: readonly string[], options: StartOptions): Running {
   finished.catch(() => undefined);
 
   const stdoutText = (): string => Buffer.concat(chunks).toString('utf8');
+  /** For messages: the output of a test may be megabytes of random bytes. */
+  const shown = (): string =>
+    `${stdoutBytes} bytes ${JSON.stringify(stdoutText().slice(0, 500))}`;
   const until = (what: string, isTrue: () => boolean, deadlineMs = 20_000): Promise<void> =>
     new Promise((resolve, reject) => {
       const settle = (): void => {
@@ -200,7 +203,7 @@ export function start(argv: readonly string[], options: StartOptions): Running {
         settle();
         reject(
           new Error(
-            `${argv.join(' ')}: ${why} ${what}; stdout: ${stdoutText()}; stderr: ${stderr}`,
+            `${argv.join(' ')}: ${why} ${what}; stdout: ${shown()}; stderr: ${stderr}`,
           ),
         );
       };
@@ -264,9 +267,10 @@ export async function must(argv: readonly string[], options: StartOptions): Prom
 
 function feed(child: ChildProcess, input: StartOptions['input']): void {
   const { stdin } = child;
-  if (stdin === null || input === undefined) return;
+  if (stdin === null) return;
   // A child that ends before it has read everything is the test's business, not an error here.
   stdin.on('error', () => undefined);
+  if (input === undefined) return;
   if (typeof input === 'string' || input instanceof Uint8Array) {
     stdin.end(input);
     return;
