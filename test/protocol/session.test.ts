@@ -561,12 +561,18 @@ describe('resending', () => {
 
   it('is the first thing to be sent when the pace allows, before new data', () => {
     const peer = SessionPeer.open({ messagesPerSecond: 20 });
-    while (peer.capacity() > 0) peer.send(1);
+    for (let i = 0; i < 3; i += 1) {
+      peer.now += 50;
+      peer.send(1);
+    }
     peer.disconnect();
     peer.connect();
     peer.take();
-    peer.session.noteSendBlocked();
+    peer.now += 50;
     expect(peer.capacity()).toBe(0);
+    peer.session.noteSendBlocked();
+    peer.wakeNext();
+    expect(peer.take().sent).toEqual([1]);
   });
 });
 

@@ -135,8 +135,11 @@ describe('SendWindow', () => {
   it('forgets the doubled delays of a silence when it ends', () => {
     const window = filled(20, 0);
     for (let round = 0; round < 4; round += 1) silence(window);
-    window.acknowledge(19, 10_000);
-    expect(window.resendAt()).toBe(10_000 + window.resendAfterMs);
+    window.markSent(window.add(20, frameOf(20), 1), 10_000);
+    window.acknowledge(20, 10_020);
+    drain(window, 10_020);
+    expect(window.resendAfterMs).toBe(250);
+    expect(window.resendAt()).toBe(10_020 + 250);
   });
 
   it('resends in a silence the oldest each time, and one of the others in turn', () => {
