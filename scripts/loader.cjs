@@ -126,5 +126,10 @@ function prune(directory) {
   }
 }
 
-packed = load('./main.js');
-load('./bin.js').start({ saveCodeCache });
+if (Number(process.versions.node.split('.')[0]) < 20) {
+  fs.writeSync(2, `ssm-bridge: Node 20.19 or later is needed, and this is ${process.version}\n`);
+  process.exitCode = 2;
+} else {
+  packed = load('./main.js');
+  load('./bin.js').start({ saveCodeCache });
+}
