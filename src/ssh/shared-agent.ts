@@ -269,9 +269,9 @@ export class SharedAgent {
 
   #loginDone(): void {
     this.#isDone = true;
-    if (this.#role.kind === 'tenant') {
-      this.#role.lease.end();
-      this.#become({ kind: 'none' });
+    if (this.#role.kind !== 'owner') {
+      void this.end(0);
+      return;
     }
     this.#considerEnding();
   }
