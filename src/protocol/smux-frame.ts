@@ -32,9 +32,11 @@ export function writeSmuxHeader(
 export type SmuxEvent =
   | { readonly kind: 'syn' | 'fin' | 'nop'; readonly streamId: number }
   /** A piece of a PSH frame; a view of what was fed. */
-  | { readonly kind: 'data'; readonly streamId: number; readonly bytes: Uint8Array };
+  | { readonly kind: 'data'; readonly streamId: number; readonly bytes: Uint8Array }
+  /** The last event there is: where the next frame would begin is unknown. */
+  | { readonly kind: 'malformed'; readonly error: BridgeError };
 
-/** Cuts the peer's byte stream into events. Throws protocol.malformed; it must not be fed after that. */
+/** Cuts the peer's byte stream into events. It must not be fed after `malformed`. */
 export class SmuxReader {
   readonly #header = new Uint8Array(SMUX_HEADER_BYTES);
   readonly #view = new DataView(this.#header.buffer);
@@ -59,28 +61,30 @@ export class SmuxReader {
       offset += taken;
       if (this.#headerBytes < SMUX_HEADER_BYTES) break;
       this.#headerBytes = 0;
-      this.#startFrame(events);
+      const event = this.#startFrame();
+      if (event !== undefined) events.push(event);
+      if (event?.kind === 'malformed') break;
     }
     return events;
   }
 
-  #startFrame(events: SmuxEvent[]): void {
+  #startFrame(): SmuxEvent | undefined {
     const version = this.#view.getUint8(0);
     const command = this.#view.getUint8(1);
     const length = this.#view.getUint16(2, true);
     const streamId = this.#view.getUint32(4, true);
     if (version !== SMUX_VERSION) {
-      throw malformed(`version ${version} where ${SMUX_VERSION} was expected`);
+      return malformed(`version ${version} where ${SMUX_VERSION} was expected`);
     }
     if (command === smuxCommand.psh) {
       this.#dataLeft = length;
-      return;
+      return undefined;
     }
     const kind = bareCommands[command];
-    if (kind === undefined) throw malformed(`unknown command ${command}`);
+    if (kind === undefined) return malformed(`unknown command ${command}`);
     // The peer's own implementation would take such data for the next header.
-    if (length !== 0) throw malformed(`${length} bytes of data in a ${kind} frame`);
-    events.push({ kind, streamId });
+    if (length !== 0) return malformed(`${length} bytes of data in a ${kind} frame`);
+    return { kind, streamId };
   }
 }
 
@@ -91,9 +95,7 @@ const bareCommands: readonly ('syn' | 'fin' | 'nop' | undefined)[] = [
   'nop',
 ];
 
-function malformed(detail: string): BridgeError {
-  return new BridgeError(
-    'protocol.malformed',
-    `the agent's multiplexed stream is broken: ${detail}`,
-  );
+function malformed(detail: string): SmuxEvent {
+  const message = `the agent's multiplexed stream is broken: ${detail}`;
+  return { kind: 'malformed', error: new BridgeError('protocol.malformed', message) };
 }

@@ -49,19 +49,17 @@ export class SendQueue {
   moveTo(target: Uint8Array, offset: number, length: number): void {
     let done = 0;
     let consumed = 0;
-    while (done < length) {
-      const chunk = this.#chunks[consumed];
-      if (chunk === undefined) break;
+    for (const chunk of this.#chunks) {
       const piece = chunk.subarray(this.#headOffset, this.#headOffset + length - done);
       target.set(piece, offset + done);
       done += piece.length;
       this.#headOffset += piece.length;
-      if (this.#headOffset === chunk.length) {
-        consumed += 1;
-        this.#headOffset = 0;
-      }
+      if (this.#headOffset < chunk.length) break;
+      consumed += 1;
+      this.#headOffset = 0;
+      if (done === length) break;
     }
-    if (consumed > 0) this.#chunks.splice(0, consumed);
+    this.#chunks.splice(0, consumed);
     this.bytes -= done;
   }
 
@@ -73,18 +71,18 @@ export class SendQueue {
 }
 
 /** The stream had a turn: its queue is shorter, or its FIN has gone. */
-export type ServedListener = (queue: SendQueue, finSent: boolean) => void;
+export type ServedListener<Queue> = (queue: Queue, finSent: boolean) => void;
 
-export class SendScheduler {
-  readonly #served: ServedListener;
-  readonly #fresh: SendQueue[] = [];
-  readonly #backlog: SendQueue[] = [];
+export class SendScheduler<Queue extends SendQueue> {
+  readonly #served: ServedListener<Queue>;
+  readonly #fresh: Queue[] = [];
+  readonly #backlog: Queue[] = [];
   #buffer = new Uint8Array(0);
   /** The end of a frame that did not fit in a very small payload. Always sent first. */
   #leftover = new Uint8Array(0);
   #nopWaits = false;
 
-  constructor(served: ServedListener) {
+  constructor(served: ServedListener<Queue>) {
     this.#served = served;
   }
 
@@ -93,7 +91,7 @@ export class SendScheduler {
   }
 
   /** The stream has something to send, or more than before. */
-  activate(queue: SendQueue): void {
+  activate(queue: Queue): void {
     if (queue.place !== 'resting') return;
     queue.place = 'fresh';
     this.#fresh.push(queue);
@@ -130,7 +128,7 @@ export class SendScheduler {
     return buffer.subarray(0, Math.min(used, maxBytes));
   }
 
-  #serve(queue: SendQueue, buffer: Uint8Array, start: number, turnBytes: number): number {
+  #serve(queue: Queue, buffer: Uint8Array, start: number, turnBytes: number): number {
     let at = start;
     const end = start + turnBytes;
     if (queue.synWaits) {

@@ -10,7 +10,7 @@
  * is not passed on while the destination may still answer. And there is no window per stream: all
  * that a slow reader can do is stop the whole session (`wantsReceivingPaused`).
  */
-import { BridgeError, isBridgeError } from '../errors.ts';
+import { BridgeError } from '../errors.ts';
 import { SmuxReader, type SmuxEvent } from './smux-frame.ts';
 import { SendQueue, SendScheduler } from './smux-scheduler.ts';
 
@@ -18,6 +18,8 @@ import { SendQueue, SendScheduler } from './smux-scheduler.ts';
 export const CONNECT_TO_PORT_ERROR = 3;
 
 export interface MuxLimits {
+  /** The highest id to use. */
+  readonly maxStreamId: number;
   /** Streams open at once. The agent queues up to 1024 that it has not served yet. */
   readonly maxStreams: number;
   /** Unsent bytes of one stream before `write` asks the writer to wait. */
@@ -37,6 +39,7 @@ export interface MuxLimits {
 }
 
 export const defaultMuxLimits: MuxLimits = {
+  maxStreamId: 0xffff_ffff,
   maxStreams: 1000,
   maxQueuedBytes: 256 * 1024,
   maxTotalQueuedBytes: 16 * 1024 * 1024,
@@ -69,36 +72,35 @@ type StreamState =
   /** Our FIN is queued. What still arrives is discarded. */
   | { readonly kind: 'closing' };
 
-interface Stream {
-  readonly queue: SendQueue;
-  state: StreamState;
-  hasReceived: boolean;
-  isWaitingToWrite: boolean;
+class Stream extends SendQueue {
+  state: StreamState = { kind: 'open' };
+  hasReceived = false;
+  isWaitingToWrite = false;
 }
 
 export class MuxSession {
   readonly #limits: MuxLimits;
   readonly #reader = new SmuxReader();
-  readonly #scheduler: SendScheduler;
+  readonly #scheduler: SendScheduler<Stream>;
   readonly #streams = new Map<number, Stream>();
   /** Outlives the stream: a reader may still be busy with the last bytes. */
   readonly #unread = new Map<number, number>();
   #totalUnread = 0;
   #overfullReaders = 0;
-  #lastStreamId = 1;
+  #nextStreamId = 3;
   #refusals = 0;
   #hasFailed = false;
   #pullOutputs: MuxOutput[] = [];
   #pullNow = 0;
-  /** When to send the next keep-alive frame. */
-  #keepAliveAt: number | undefined;
+  /** When to send the next keep-alive frame, if the agent needs any. */
+  #keepAliveAt: number;
 
   constructor(limits: MuxLimits, now: number) {
     this.#limits = limits;
-    this.#scheduler = new SendScheduler((queue, finSent) => {
-      this.#noteServed(queue, finSent);
+    this.#scheduler = new SendScheduler((stream, finSent) => {
+      this.#noteServed(stream, finSent);
     });
-    if (limits.keepAliveMs !== undefined) this.#keepAliveAt = now + limits.keepAliveMs;
+    this.#keepAliveAt = limits.keepAliveMs === undefined ? Infinity : now + limits.keepAliveMs;
   }
 
   get streamCount(): number {
@@ -113,17 +115,12 @@ export class MuxSession {
   /** A new stream's id; undefined when as many as allowed are open, or the session has failed. */
   openStream(): number | undefined {
     if (this.#hasFailed || this.#streams.size >= this.#limits.maxStreams) return undefined;
-    if (this.#lastStreamId > 0xffff_fffd) return undefined;
-    this.#lastStreamId += 2;
-    const queue = new SendQueue(this.#lastStreamId);
-    this.#streams.set(queue.streamId, {
-      queue,
-      state: { kind: 'open' },
-      hasReceived: false,
-      isWaitingToWrite: false,
-    });
-    this.#scheduler.activate(queue);
-    return queue.streamId;
+    if (this.#nextStreamId > this.#limits.maxStreamId) return undefined;
+    const stream = new Stream(this.#nextStreamId);
+    this.#nextStreamId += 2;
+    this.#streams.set(stream.streamId, stream);
+    this.#scheduler.activate(stream);
+    return stream.streamId;
   }
 
   /**
@@ -137,10 +134,10 @@ export class MuxSession {
       throw new BridgeError('internal', 'a stream was written to before it was writable again');
     }
     if (bytes.length > 0) {
-      stream.queue.push(bytes);
-      this.#scheduler.activate(stream.queue);
+      stream.push(bytes);
+      this.#scheduler.activate(stream);
     }
-    stream.isWaitingToWrite = !this.#hasRoom(stream.queue, 1);
+    stream.isWaitingToWrite = !this.#hasRoom(stream, 1);
     return !stream.isWaitingToWrite;
   }
 
@@ -148,11 +145,8 @@ export class MuxSession {
   endStream(streamId: number, now: number): void {
     const stream = this.#streams.get(streamId);
     if (stream?.state.kind !== 'open') return;
-    const isSent = stream.queue.isEmpty;
-    stream.state = {
-      kind: 'half-closed',
-      closeAt: isSent ? now + this.#limits.halfCloseGraceMs : undefined,
-    };
+    const closeAt = stream.isEmpty ? now + this.#limits.halfCloseGraceMs : undefined;
+    stream.state = { kind: 'half-closed', closeAt };
   }
 
   /** The local side is gone: what waits either way is dropped. */
@@ -176,13 +170,7 @@ export class MuxSession {
   receive(payload: Uint8Array, now: number): MuxOutput[] {
     if (this.#hasFailed) return [];
     const outputs: MuxOutput[] = [];
-    try {
-      for (const event of this.#reader.feed(payload)) this.#apply(event, now, outputs);
-    } catch (error) {
-      if (!isBridgeError(error)) throw error;
-      this.#hasFailed = true;
-      outputs.push({ kind: 'failed', error });
-    }
+    for (const event of this.#reader.feed(payload)) this.#apply(event, now, outputs);
     return outputs;
   }
 
@@ -201,9 +189,10 @@ export class MuxSession {
 
   wake(now: number): MuxOutput[] {
     const outputs: MuxOutput[] = [];
-    if (this.#keepAliveAt !== undefined && now >= this.#keepAliveAt) {
+    const { keepAliveMs } = this.#limits;
+    if (keepAliveMs !== undefined && now >= this.#keepAliveAt) {
       this.#scheduler.queueNop();
-      this.#keepAliveAt = now + (this.#limits.keepAliveMs ?? 0);
+      this.#keepAliveAt = now + keepAliveMs;
     }
     for (const [streamId, stream] of this.#streams) {
       const closeAt = closeTime(stream);
@@ -218,15 +207,17 @@ export class MuxSession {
     if (this.#hasFailed) return undefined;
     let earliest = this.#keepAliveAt;
     for (const stream of this.#streams.values()) {
-      const closeAt = closeTime(stream);
-      if (closeAt !== undefined && (earliest === undefined || closeAt < earliest)) {
-        earliest = closeAt;
-      }
+      earliest = Math.min(earliest, closeTime(stream) ?? Infinity);
     }
-    return earliest;
+    return earliest === Infinity ? undefined : earliest;
   }
 
   #apply(event: SmuxEvent, now: number, outputs: MuxOutput[]): void {
+    if (event.kind === 'malformed') {
+      this.#hasFailed = true;
+      outputs.push({ kind: 'failed', error: event.error });
+      return;
+    }
     // Only the client opens streams; a SYN or NOP from the agent asks for nothing.
     if (event.kind === 'syn' || event.kind === 'nop') return;
     const stream = this.#streams.get(event.streamId);
@@ -256,31 +247,29 @@ export class MuxSession {
 
   #close(stream: Stream): void {
     stream.state = { kind: 'closing' };
-    stream.queue.discard();
-    if (stream.queue.synWaits) {
+    stream.discard();
+    if (stream.synWaits) {
       // Never announced, so there is nothing to take back.
-      stream.queue.synWaits = false;
-      this.#streams.delete(stream.queue.streamId);
+      stream.synWaits = false;
+      this.#streams.delete(stream.streamId);
       return;
     }
-    stream.queue.finWaits = true;
-    this.#scheduler.activate(stream.queue);
+    stream.finWaits = true;
+    this.#scheduler.activate(stream);
   }
 
-  #noteServed(queue: SendQueue, finSent: boolean): void {
-    const stream = this.#streams.get(queue.streamId);
-    if (stream === undefined) return;
+  #noteServed(stream: Stream, finSent: boolean): void {
     if (finSent) {
-      this.#streams.delete(queue.streamId);
+      this.#streams.delete(stream.streamId);
       return;
     }
-    if (stream.state.kind === 'half-closed' && queue.isEmpty) {
+    if (stream.state.kind === 'half-closed' && stream.isEmpty) {
       const closeAt = this.#pullNow + this.#limits.halfCloseGraceMs;
       stream.state = { kind: 'half-closed', closeAt };
     }
-    if (stream.isWaitingToWrite && this.#hasRoom(queue, 2)) {
+    if (stream.isWaitingToWrite && this.#hasRoom(stream, 2)) {
       stream.isWaitingToWrite = false;
-      this.#pullOutputs.push({ kind: 'writable', streamId: queue.streamId });
+      this.#pullOutputs.push({ kind: 'writable', streamId: stream.streamId });
     }
   }
 

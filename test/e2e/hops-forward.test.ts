@@ -248,19 +248,52 @@ describe('forward under faults', () => {
     ['reordering', { toAgent: { reorder: 0.1 }, toClient: { reorder: 0.1 } }],
     ['delay', { toAgent: { delayMs: 20, jitterMs: 20 }, toClient: { delayMs: 20, jitterMs: 20 } }],
     ['wrong digests', { toClient: { corruptDigest: 0.005 } }],
+    [
+      'damaged frames',
+      {
+        toClient: { truncate: 0.001, oversizeHeader: 0.01, unknownType: 0.05 },
+      },
+    ],
     ['closes', { socket: [{ how: 'close', code: 1000, after: { messages: 60 }, times: 4 }] }],
     ['resets', { socket: [{ how: 'reset', after: { bytes: 200_000 }, times: 4 }] }],
   ];
-  it.each(faults)('loses nothing in 12 streams with %s', async (_, fault) => {
+  it.each(faults)('loses nothing in 12 streams with %s', async (name, fault) => {
     const { ports } = await forward([`0:echo.internal:${portOf(echo)}`]);
+    const hits = (): number => Object.values(bench.emulator.faults.hits).reduce((a, b) => a + b, 0);
+    const before = hits();
     bench.emulator.faults.set(fault);
     const results = await Promise.all(
-      Array.from({ length: 12 }, async (__, index) => {
+      Array.from({ length: 12 }, async (_, index) => {
         const bytes = randomBytes(index % 3 === 0 ? 150_000 : 500 * (index + 1));
         return (await echoed(ports[0]!, bytes)) === sha256(bytes);
       }),
     );
     expect(results.every(Boolean)).toBe(true);
+    if (name !== 'delay') expect(hits()).toBeGreaterThan(before);
+  });
+
+  it('closes the connections that a destination resets or refuses, and no others', async () => {
+    const resetting = await serve((socket) => {
+      socket.on('error', () => undefined);
+      socket.once('data', () => socket.resetAndDestroy());
+    });
+    const { ports } = await forward([
+      `0:echo.internal:${portOf(echo)}`,
+      `0:echo.internal:${portOf(resetting)}`,
+    ]);
+    bench.emulator.faults.set({ toClient: { loss: 0.05, reorder: 0.05 }, toAgent: { loss: 0.05 } });
+    const bytes = randomBytes(200_000);
+    const survivors = Array.from({ length: 4 }, () => echoed(ports[0]!, bytes));
+    const ends = await Promise.all(
+      Array.from({ length: 8 }, async () => {
+        const socket = open(ports[1]!);
+        socket.write('x');
+        return await readAll(socket);
+      }),
+    );
+    resetting.close();
+    expect(ends).toEqual(Array.from({ length: 8 }, () => ''));
+    expect(await Promise.all(survivors)).toEqual(survivors.map(() => sha256(bytes)));
   });
 });
 

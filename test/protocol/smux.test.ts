@@ -133,6 +133,15 @@ describe('opening', () => {
     expect(session.openStream()).toBe(7);
   });
 
+  it('stops when the ids are used up', () => {
+    const session = mux({ maxStreamId: 5 });
+    expect([session.openStream(), session.openStream(), session.openStream()]).toEqual([
+      3,
+      5,
+      undefined,
+    ]);
+  });
+
   it('sends nothing for a stream given up before it was announced', () => {
     const session = mux();
     open(session);
@@ -220,6 +229,41 @@ describe('closing', () => {
     expect(session.receive(frame(FIN, 5), 0)).toEqual([
       { kind: 'finished', streamId: 5, refused: false },
     ]);
+  });
+});
+
+describe('a stream that is gone', () => {
+  it('takes no more, whatever it is told', () => {
+    const session = mux();
+    open(session);
+    pullAll(session);
+    session.abandonStream(3);
+    pullAll(session);
+    expect(session.write(3, Buffer.from('x'))).toBe(true);
+    session.endStream(3, 0);
+    session.abandonStream(3);
+    session.consumed(3, 1);
+    expect(pullAll(session)).toHaveLength(0);
+    expect(session.nextWakeAt()).toBeUndefined();
+  });
+
+  it('sends one FIN when it is given up twice before that', () => {
+    const session = mux();
+    open(session);
+    pullAll(session);
+    session.abandonStream(3);
+    session.abandonStream(3);
+    expect(pullAll(session)).toEqual(frame(FIN, 3));
+  });
+
+  it('is closed by the agent although it was half-closed already', () => {
+    const session = mux();
+    open(session);
+    pullAll(session);
+    session.endStream(3, 0);
+    session.endStream(3, 5);
+    expect(session.receive(frame(FIN, 3), 10)).toMatchObject([{ kind: 'finished' }]);
+    expect(session.nextWakeAt()).toBeUndefined();
   });
 });
 
@@ -379,8 +423,36 @@ describe('keep-alive', () => {
     expect(pullAll(session)).toHaveLength(0);
     session.wake(10);
     session.wake(11);
+    expect(session.pull(0, 11).payload).toBeUndefined();
     expect(pullAll(session)).toEqual(frame(NOP, 0));
     expect(session.nextWakeAt()).toBe(20);
+  });
+});
+
+describe('odd input', () => {
+  it('gives keep-alive frames in the smallest payloads too, none of them torn by another', () => {
+    const session = mux({ keepAliveMs: 10 });
+    session.wake(10);
+    const first = Buffer.from(session.pull(5, 10).payload ?? []);
+    session.wake(20);
+    const rest = pullAll(session, 3);
+    expect(Buffer.concat([first, rest])).toEqual(Buffer.concat([frame(NOP, 0), frame(NOP, 0)]));
+  });
+
+  it('takes no other flag for a refused destination', () => {
+    const session = mux();
+    open(session);
+    pullAll(session);
+    session.receiveFlag(2);
+    expect(session.receive(frame(FIN, 3), 0)).toMatchObject([{ refused: false }]);
+  });
+
+  it('sends nothing for a write of nothing', () => {
+    const session = mux();
+    open(session);
+    pullAll(session);
+    expect(session.write(3, Buffer.alloc(0))).toBe(true);
+    expect(pullAll(session)).toHaveLength(0);
   });
 });
 
