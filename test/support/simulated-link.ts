@@ -68,9 +68,6 @@ const PATIENCE_MS = 3_600_000;
 const MAX_STEPS = 400_000;
 const WALL_EPOCH = 1_700_000_000_000;
 
-/** Longer than an end of the session so soon after a resume leaves in doubt what came before it. */
-const SETTLE_MS = 5_000;
-
 const CALM: Weather = {
   drop: 0,
   duplicate: 0,
@@ -167,7 +164,6 @@ class Simulation {
   #steps = 0;
   #socket = 0;
   #isSocketUp = false;
-  #openedAt = 0;
   #lastArrival = { client: 0, agent: 0 };
   #offered = 0;
   #taken = 0;
@@ -218,7 +214,6 @@ class Simulation {
     this.#runUntil(() => this.#isComplete, 'the streams to be complete');
     this.#apply(this.#session.terminate(this.#instant));
     this.#runUntil(() => this.#hasTerminated, 'the flag to be acknowledged');
-    this.#runUntil(() => this.#now >= this.#openedAt + SETTLE_MS, 'the connection to settle');
     const closed = naiveEncode({ messageType: 'channel_closed', payload: '{"Output":""}' });
     this.#apply(this.#session.receive(closed, this.#instant));
     if (this.#end?.incomplete !== false) this.#fail('the end is not clean');
@@ -351,7 +346,6 @@ class Simulation {
     if (this.#isSocketUp) return;
     this.#socket += 1;
     this.#isSocketUp = true;
-    this.#openedAt = this.#now;
     this.#lastArrival = { client: this.#now, agent: this.#now };
     const grant = { tokenValue: `token ${this.#socket}`, requestId: `request ${this.#socket}` };
     this.#apply(this.#session.socketOpened(grant, this.#instant));
