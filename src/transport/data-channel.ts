@@ -359,7 +359,10 @@ export class DataChannel {
     const { link } = this.#state;
     // Not from within applyAll: losing the socket feeds the core again.
     queueMicrotask(() => {
-      if (this.#isCurrent(link)) this.#drop(link, reason);
+      if (!this.#isCurrent(link)) return;
+      // Our direction is in order: what is queued spares the agent from sending all of it again.
+      link.close(1000);
+      this.#lost(link, { kind: 'closed', code: 1006, reason });
     });
   }
 
