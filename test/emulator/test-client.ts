@@ -6,7 +6,10 @@ import * as codec from './codec.ts';
 import type { Emulator } from './types.ts';
 import { canonicalRequest, sign } from './sigv4.ts';
 
-/** A client that does as little as it can, for the emulator's own tests. */
+/** A client that does as little as it can, for the emulator's own tests and as a yardstick. */
+
+/** What it needs to know of an emulator, which may be another process. */
+export type Place = Pick<Emulator, 'env' | 'endpoint' | 'caFile'>;
 
 export interface Answer {
   readonly status: number;
@@ -23,7 +26,7 @@ export interface SignOptions {
 }
 
 export function signedHeaders(
-  emulator: Emulator,
+  emulator: Place,
   method: string,
   url: string,
   body: string,
@@ -53,7 +56,7 @@ export function signedHeaders(
 }
 
 export function callApi(
-  emulator: Emulator,
+  emulator: Place,
   operation: string,
   input: object,
   options: Partial<SignOptions> & { prefix?: string; headers?: Record<string, string> } = {},
@@ -99,7 +102,7 @@ export interface Grant {
 }
 
 export async function startSession(
-  emulator: Emulator,
+  emulator: Place,
   input: Record<string, unknown> = {},
 ): Promise<Grant> {
   const answer = await callApi(emulator, 'StartSession', {
@@ -112,7 +115,7 @@ export async function startSession(
   return grantOf(answer);
 }
 
-export async function resumeSession(emulator: Emulator, sessionId: string): Promise<Grant> {
+export async function resumeSession(emulator: Place, sessionId: string): Promise<Grant> {
   return grantOf(await callApi(emulator, 'ResumeSession', { SessionId: sessionId }));
 }
 
@@ -142,13 +145,13 @@ export class TestClient {
   nextSeq = 0;
   readonly acked = new Set<number>();
   acks: boolean;
-  readonly #emulator: Emulator;
+  readonly #emulator: Place;
   readonly #options: ClientOptions;
   readonly #early = new Map<number, codec.AgentMessage>();
   #expected = 0;
   webSocket!: WebSocket;
 
-  constructor(emulator: Emulator, options: ClientOptions = {}) {
+  constructor(emulator: Place, options: ClientOptions = {}) {
     this.#emulator = emulator;
     this.#options = options;
     this.acks = options.acks ?? true;
@@ -156,7 +159,7 @@ export class TestClient {
   }
 
   static async start(
-    emulator: Emulator,
+    emulator: Place,
     options: ClientOptions = {},
     input: Record<string, unknown> = {},
   ): Promise<TestClient> {
