@@ -88,6 +88,27 @@ describe('the built program', () => {
     expect(closed.status).toBe(2);
   });
 
+  test('ends with its status when stderr takes nothing', () => {
+    // ssh makes the description that it shares with us non-blocking; its reader may have stopped.
+    const script = `
+import os, subprocess, sys
+reader, writer = os.pipe()
+os.set_blocking(writer, False)
+try:
+    while True: os.write(writer, b'x' * 4096)
+except BlockingIOError: pass
+sys.exit(subprocess.call(sys.argv[1:], stderr=writer, timeout=20))`;
+    const ended = spawnSync(
+      'python3',
+      ['-c', script, process.execPath, program, 'connect', 'web'],
+      {
+        encoding: 'utf8',
+        env: { HOME: home, PATH: '/usr/bin:/bin' },
+      },
+    );
+    expect(ended).toMatchObject({ status: 2, stdout: '', stderr: '' });
+  });
+
   test('loads neither yargs nor pino to refuse an argument', () => {
     const ended = execFileSync(
       process.execPath,
