@@ -169,10 +169,20 @@ describe('a lost socket', () => {
 
   it('keeps its URL when the service gives none', async () => {
     const harness = await new Harness().open();
-    harness.resumeAnswers.push({ tokenValue: 'new', streamUrl: undefined });
-    harness.socket.end();
-    await settled();
-    expect(harness.sockets[1]!.url).toBe('wss://gateway.test/0?q=0');
+    harness.resumeAnswers.push(
+      { tokenValue: 'a', streamUrl: undefined },
+      { tokenValue: 'b', streamUrl: 'wss://other.test/' },
+      { tokenValue: 'c', streamUrl: undefined },
+    );
+    for (let count = 0; count < 3; count += 1) {
+      harness.socket.end();
+      await harness.clock.pass(20_000);
+    }
+    expect(harness.sockets.slice(1).map(({ url }) => url)).toEqual([
+      'wss://gateway.test/0?q=0',
+      'wss://other.test/',
+      'wss://other.test/',
+    ]);
   });
 
   it('makes nobody say anything when it is replaced at the first attempt', async () => {
@@ -249,11 +259,27 @@ describe('a lost socket', () => {
     ]);
   });
 
-  it('is destroyed', async () => {
+  it('is destroyed, and nothing is written to it any more', async () => {
     const harness = await new Harness().open();
+    const { frames } = harness.socket;
+    const before = frames.length;
+    harness.send('queued');
     harness.socket.end();
     await settled();
-    expect(harness.sockets[0]!.isDestroyed).toBe(true);
+    expect([harness.sockets[0]!.isDestroyed, frames.length]).toEqual([true, before]);
+    expect(harness.received().toString()).toBe('queued');
+  });
+
+  it('ends the session when messages are too big for the service three times', async () => {
+    const harness = await new Harness().open();
+    harness.onFrame = () => undefined;
+    harness.send(pattern(100_000));
+    for (let count = 0; count < 3; count += 1) {
+      await harness.clock.pass(20_000);
+      harness.socket.end({ kind: 'closed', code: 1009, reason: '' });
+    }
+    await settled();
+    expect(harness.failure.message).toBe('the service refuses a message of this size');
   });
 
   it('is announced once and its return once, however long it takes', async () => {
@@ -365,7 +391,7 @@ describe('a lost socket', () => {
     expect([harness.end, harness.received().length]).toEqual([undefined, 300]);
   });
 
-  it('is given up when stream data arrives damaged', async () => {
+  it('is left with a close frame when stream data arrives damaged', async () => {
     const harness = await new Harness().open();
     harness.socket.deliver(
       naiveEncode({
@@ -377,9 +403,9 @@ describe('a lost socket', () => {
       }),
     );
     await settled();
-    expect([harness.sockets.length, harness.sockets[0]!.isDestroyed, harness.delivered]).toEqual([
+    expect([harness.sockets.length, harness.sockets[0]!.closeCode, harness.delivered]).toEqual([
       2,
-      true,
+      1000,
       [],
     ]);
   });
@@ -433,6 +459,34 @@ describe('signs of life', () => {
     expect(harness.socket.pings).toBe(1);
   });
 
+  it('are all that arrives, answers to pings or not', async () => {
+    const harness = await new Harness().open();
+    harness.socket.answersPings = false;
+    for (let count = 0; count < 20; count += 1) {
+      await harness.clock.pass(10_000);
+      harness.agent.sendOutput(new Uint8Array(1), harness.clock.now());
+    }
+    expect(harness.sockets.length).toBe(1);
+  });
+
+  it('are not asked for while we do not read', async () => {
+    const harness = await new Harness().open();
+    harness.channel.pauseReceiving();
+    harness.channel.probe();
+    expect(harness.socket.pings).toBe(0);
+  });
+
+  it('asked for before we stopped reading have their time anew afterwards', async () => {
+    const harness = await new Harness().open();
+    harness.socket.answersPings = false;
+    harness.channel.probe();
+    harness.channel.pauseReceiving();
+    await harness.clock.pass(9000);
+    harness.channel.resumeReceiving();
+    await harness.clock.pass(5000);
+    expect(harness.sockets.length).toBe(1);
+  });
+
   it('are not missed while we do not read', async () => {
     const harness = await new Harness().open();
     harness.channel.pauseReceiving();
@@ -445,6 +499,16 @@ describe('signs of life', () => {
 });
 
 describe('holding back', () => {
+  it('sends no faster than the message rate, and goes on by itself', async () => {
+    const harness = await new Harness({ messagesPerSecond: 10 }).open();
+    await harness.clock.pass(1000);
+    harness.send(pattern(10_000));
+    await harness.clock.pass(300);
+    expect(harness.received().length).toBeLessThan(5000);
+    await harness.clock.pass(2000);
+    expect(harness.received().length).toBe(10_000);
+  });
+
   it('keeps a paused channel paused over a new socket', async () => {
     const harness = await new Harness().open();
     harness.channel.pauseReceiving();
@@ -601,15 +665,19 @@ describe('ending', () => {
     ]);
   });
 
-  it('destroys a socket that is connected just as everything ends', async () => {
-    const harness = new Harness();
-    harness.channel.start();
-    // Between the moment the socket exists and the moment the channel has it.
-    while (harness.sockets.length === 0) await Promise.resolve();
-    harness.channel.terminate();
-    await settled();
-    expect([harness.sockets[0]!.isDestroyed, harness.sockets[0]!.texts]).toEqual([true, []]);
-  });
+  it.each(Array.from({ length: 16 }, (_, steps) => steps))(
+    'leaves no socket behind that is connected just as everything ends, %i steps before or after',
+    async (steps) => {
+      const harness = new Harness();
+      harness.channel.start();
+      // Between the moment the socket exists and the moment the channel has it.
+      while (harness.sockets.length === 0) await Promise.resolve();
+      for (let count = 0; count < steps; count += 1) await Promise.resolve();
+      harness.channel.terminate();
+      await settled();
+      expect([harness.end?.kind, harness.sockets[0]!.isOver]).toEqual(['terminated', true]);
+    },
+  );
 
   it('does not dial after it was ended', async () => {
     const harness = new Harness();
@@ -621,22 +689,39 @@ describe('ending', () => {
 
   it('happens once', async () => {
     const harness = await new Harness().open();
+    harness.onFrame = () => undefined;
     harness.channel.terminate();
+    await harness.clock.pass(400);
+    harness.channel.terminate();
+    await harness.clock.pass(100);
+    expect(harness.terminateCalls).toEqual(['session-1']);
     harness.channel.terminate();
     await harness.clock.pass(5000);
-    harness.channel.terminate();
-    await harness.clock.pass(5000);
-    const flags = harness.sockets[0]!.streamMessages().filter(({ type }) => type === flag);
-    expect([flags.length, harness.terminateCalls]).toEqual([1, []]);
+    const seqs = harness.sockets[0]!.streamMessages().filter(({ type }) => type === flag);
+    expect([new Set(seqs.map(({ seq }) => seq)).size, harness.terminateCalls.length]).toEqual([
+      1, 1,
+    ]);
   });
 
   it('reads on even if the channel was paused, because acknowledgements come that way', async () => {
     const harness = await new Harness().open();
+    const held: Uint8Array[] = [];
+    harness.onFrame = (frame) => held.push(frame);
     harness.channel.pauseReceiving();
     harness.channel.terminate();
     harness.channel.pauseReceiving();
+    for (const frame of held) harness.agent.receive(frame, harness.clock.now());
     await settled();
     expect(harness.end).toEqual({ kind: 'terminated' });
+  });
+
+  it('waits for bytes that the message rate holds up', async () => {
+    const harness = await new Harness({ messagesPerSecond: 10 }).open();
+    await harness.clock.pass(1000);
+    harness.send(pattern(3000));
+    harness.channel.terminate();
+    await harness.clock.pass(450);
+    expect([harness.received().length, harness.agent.isTerminated]).toEqual([3000, true]);
   });
 
   it('waits two seconds for the API and then lets go', async () => {
