@@ -315,6 +315,18 @@ describe('connect --via', () => {
     expect(bench.emulator.sessions.at(-1)?.mode).toBe('mux');
   });
 
+  it('carries the bare bytes when the agent is too old to multiplex', async () => {
+    const node = bench.emulator.node(bench.host);
+    bench.emulator.setNode({ ...node, agentVersion: '3.0.161.0' });
+    const child = via('echo.internal', portOf(echo));
+    child.stdin.write('SSH-2.0-x\r\n');
+    await child.waitForStdout(/SSH-2\.0-x\r\n/);
+    bench.emulator.setNode(node);
+    child.stdin.end();
+    await child.finished;
+    expect(bench.emulator.sessions.at(-1)?.mode).toBe('basic');
+  });
+
   it('ends when the destination closes, with its last bytes written', async () => {
     const child = via('greeter.internal', portOf(greeter));
     const done = await child.finished;

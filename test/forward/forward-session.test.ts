@@ -233,6 +233,28 @@ describe('many connections', () => {
   });
 });
 
+describe('too many connections', () => {
+  it('are reset, with one line each, and the others stay', async () => {
+    const {
+      connect: open,
+      session,
+      notices,
+    } = await bench(1, {
+      openChannel: (source, consumer) =>
+        Promise.resolve(
+          memoryChannel(source, consumer, { dial: () => new Promise(() => undefined) }),
+        ),
+    });
+    await session.open();
+    const sockets = Array.from({ length: 1001 }, () => open());
+    const ends: (Buffer | string)[] = [];
+    for (const socket of sockets) void readAll(socket).then((end) => ends.push(end));
+    await expect.poll(() => ends.length, { timeout: 10_000 }).toBe(1);
+    expect([ends, notices.length, session.connectionCount]).toEqual([['ECONNRESET'], 1, 1000]);
+    expect(notices[0]).toMatch(/too many connections at once$/);
+  });
+});
+
 describe('the session', () => {
   it('that the service ends while idle is opened again by the next connection', async () => {
     const server = await destination((socket) => socket.end('hi'));
