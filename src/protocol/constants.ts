@@ -74,8 +74,6 @@ export const BASIC_MODE_CLIENT_VERSION = '1.1.69';
 
 /** What AWS's own client sends; the size that surely passes everywhere. */
 export const SMALL_PAYLOAD_BYTES = 1024;
-/** Large enough that the message rate is not the bound, small enough for every known gateway. */
-export const DEFAULT_MAX_PAYLOAD_BYTES = 16 * 1024;
 /** 4 MiB covers 16 MiB/s at 250 ms. */
 export const DEFAULT_MAX_IN_FLIGHT_BYTES = 4 * 1024 * 1024;
 /** About four seconds at the paced rate. */
