@@ -136,6 +136,7 @@ export interface HarnessOptions extends Partial<DataChannelOptions> {
   readonly traits?: Partial<AgentTraits>;
   /** The agent does not introduce itself. */
   readonly isSilent?: boolean;
+  readonly messagesPerSecond?: number;
 }
 
 export class Harness {
@@ -167,13 +168,13 @@ export class Harness {
   pulls = 0;
 
   constructor(options: HarnessOptions = {}) {
-    const { traits, isSilent = false, ...overrides } = options;
+    const { traits, isSilent = false, messagesPerSecond = 950, ...overrides } = options;
     this.agent = new ModelAgent({ ...MODERN_AGENT, ...traits }, (frame) => {
       this.current?.deliver(frame);
     });
     this.#tick();
     this.#isSilent = isSilent;
-    this.channel = new DataChannel(this.#options(overrides));
+    this.channel = new DataChannel(this.#options(messagesPerSecond, overrides));
     void this.channel.ended.then((end) => {
       this.end = end;
     });
@@ -256,7 +257,7 @@ export class Harness {
     }, AGENT_TICK_MS);
   }
 
-  #options(overrides: Partial<DataChannelOptions>): DataChannelOptions {
+  #options(messagesPerSecond: number, overrides: Partial<DataChannelOptions>): DataChannelOptions {
     let requests = 0;
     let grants = 0;
     const consumer: ChannelConsumer = {
@@ -282,7 +283,7 @@ export class Harness {
         maxPayloadBytes: 16_384,
         maxInFlightBytes: 4 * 1024 * 1024,
         maxInFlightMessages: 4000,
-        messagesPerSecond: 950,
+        messagesPerSecond,
         randomBytes: (size) => new Uint8Array(size).fill(7),
       },
       source: {

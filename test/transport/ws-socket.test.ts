@@ -455,6 +455,8 @@ describe('the end of a socket', () => {
     await recorder.until(() => recorder.end !== undefined);
     expect(recorder.end?.kind).toBe('error');
     socket.destroy();
+    for (let count = 0; count < 20; count += 1) await new Promise((r) => setImmediate(r));
+    expect(recorder.ends).toBe(1);
   });
 
   it('is told once', async () => {
@@ -484,13 +486,16 @@ describe('the end of a socket', () => {
   });
 
   it('is asked for with a close frame that follows what was sent', async () => {
-    const { socket, peer } = await connected();
+    const { socket, peer, recorder } = await connected();
     const seen: string[] = [];
     peer.on('message', (data: Buffer) => seen.push(data.toString()));
     const closed = once(peer, 'close') as Promise<[number, Buffer]>;
     socket.sendBinary([Buffer.from('last')]);
     socket.close(1000);
     expect([(await closed)[0], seen]).toEqual([1000, ['last']]);
+    // Although it was paused, it read the answer.
+    await recorder.until(() => recorder.end !== undefined);
+    expect(recorder.end).toMatchObject({ kind: 'closed', code: 1000 });
   });
 
   it('comes half a second later when the peer does not answer the close frame', async () => {
