@@ -46,7 +46,7 @@ type Role =
 export class SharedAgent {
   readonly #options: SharedAgentOptions;
   #role: Role = { kind: 'none' };
-  /** The latest attempt to get a role; settles when there is one. */
+  /** The latest step to another role. Steps are taken one after the other: each ends in one role. */
   #acquired: Promise<void> = Promise.resolve();
   #watcher: FSWatcher | undefined;
   #loginLimit: NodeJS.Timeout | undefined;
@@ -56,6 +56,7 @@ export class SharedAgent {
   /** This login needs the agent no more. */
   #isDone = false;
   #isEnded = false;
+  #ending: Promise<void> | undefined;
 
   constructor(options: SharedAgentOptions) {
     this.#options = options;
@@ -94,23 +95,34 @@ export class SharedAgent {
 
   /** Ends this login's part. Resolves when no signature is outstanding here and nothing is left behind. */
   async end(limitMs: number): Promise<void> {
-    if (!this.#isEnded) {
-      this.#isEnded = true;
-      clearTimeout(this.#loginLimit);
-      clearTimeout(this.#settleTimer);
-      await this.#acquired.catch(() => undefined); // Reported when it failed.
-      this.#watcher?.close();
-      const role = this.#role;
-      this.#role = { kind: 'none' };
-      if (role.kind === 'tenant') role.lease.end();
-      if (role.kind === 'owner') await this.#handOver(role.server, limitMs);
-    }
+    this.#ending ??= this.#end(limitMs);
+    await this.#ending;
     await Promise.all(this.#retired);
   }
 
-  #reacquire(): Promise<void> {
-    this.#acquired = this.#acquire();
+  async #end(limitMs: number): Promise<void> {
+    this.#isEnded = true;
+    clearTimeout(this.#loginLimit);
+    clearTimeout(this.#settleTimer);
+    await this.#acquired.catch(() => undefined); // Reported when it failed.
+    this.#watcher?.close();
+    const role = this.#role;
+    this.#role = { kind: 'none' };
+    if (role.kind === 'tenant') role.lease.end();
+    if (role.kind === 'owner') await this.#handOver(role.server, limitMs);
+  }
+
+  #next(step: () => Promise<void>): Promise<void> {
+    this.#acquired = this.#acquired
+      .catch(() => undefined) // Reported by whoever took that step.
+      .then(step);
     return this.#acquired;
+  }
+
+  #reacquire(): Promise<void> {
+    return this.#next(async () => {
+      if (this.#role.kind === 'none') await this.#acquire();
+    });
   }
 
   async #acquire(): Promise<void> {
@@ -212,12 +224,12 @@ export class SharedAgent {
   }
 
   #takeOver(lease: Lease): void {
-    if (this.#isEnded || this.#isDone) {
-      lease.end();
-      return;
-    }
-    this.#acquired = this.#own(this.#replaceOccupant).then(() => undefined);
-    this.#acquired.then(
+    const taken = this.#next(async () => {
+      if (this.#role.kind === 'owner' || this.#isEnded || this.#isDone) return;
+      await this.#own(this.#replaceOccupant);
+    });
+    // Ended in any case: the owner waits for it, and then asks another one.
+    taken.then(
       () => {
         lease.end();
       },
@@ -279,15 +291,20 @@ export class SharedAgent {
   /** An owner whose agent nobody needs takes it away, though its session goes on. */
   #considerEnding(): void {
     clearTimeout(this.#settleTimer);
-    if (this.#role.kind !== 'owner' || this.#isEnded) return;
-    const { server } = this.#role;
-    const isFinished = this.#isDone || (this.#isPastNewkeys && server.isUsedUp);
-    if (!isFinished || server.clientCount > 0 || server.leaseCount > 0) return;
+    if (!this.#isUnused()) return;
     this.#settleTimer = setTimeout(() => {
+      if (!this.#isUnused()) return;
       this.#options.logger.debug({}, 'agent is no longer needed');
-      void this.end(0);
+      void this.end(LOGIN_LIMIT_MS);
     }, SETTLE_MS);
     this.#settleTimer.unref();
+  }
+
+  #isUnused(): boolean {
+    if (this.#role.kind !== 'owner' || this.#isEnded) return false;
+    const { server } = this.#role;
+    const isFinished = this.#isDone || (this.#isPastNewkeys && server.isUsedUp);
+    return isFinished && server.clientCount === 0 && server.leaseCount === 0;
   }
 
   async #handOver(server: AgentServer, limitMs: number): Promise<void> {

@@ -46,6 +46,11 @@ export class SocketPlace {
 
   /** Throws key.agent for a path that no socket can have. */
   constructor(path: string) {
+    if (process.platform === 'win32') {
+      throw new BridgeError('key.agent', 'there is no private agent on Windows yet', {
+        hint: 'use --key file:PATH, or the public half of a key that you have',
+      });
+    }
     this.path = isAbsolute(path) ? path : resolve(path);
     this.directory = dirname(this.path);
     this.name = basename(this.path);
@@ -77,7 +82,7 @@ export class SocketPlace {
     if (process.getuid !== undefined && stats.uid !== process.getuid()) {
       throw unusable(`the directory ${this.directory} belongs to another user`);
     }
-    if (process.platform !== 'win32' && (stats.mode & 0o077) !== 0) {
+    if ((stats.mode & 0o077) !== 0) {
       throw unusable(`the directory ${this.directory} is open to other users`, undefined, {
         hint: `chmod 700 ${this.directory}`,
       });
@@ -109,7 +114,8 @@ export class SocketPlace {
     } catch (error) {
       if (codeOf(error) === 'EEXIST') return false;
       // File systems without hard links: nothing was there a moment ago, and owners watch their place.
-      if (codeOf(error) !== 'EPERM' && codeOf(error) !== 'ENOTSUP') throw placeError(this, error);
+      const hasNoLinks = ['EPERM', 'ENOTSUP', 'EOPNOTSUPP'].includes(codeOf(error) ?? '');
+      if (!hasNoLinks) throw placeError(this, error);
       if ((await this.occupant()) !== undefined) return false;
       await this.replace(from);
       return true;

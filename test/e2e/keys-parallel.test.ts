@@ -101,6 +101,36 @@ describe('the owner of the agent', () => {
     expect(codes).toEqual([0, 0, 0, 0, 0]);
   });
 
+  it('that is killed again and again leaves an agent that works', async () => {
+    const config = keys.config(keys.ephemeral());
+    const state = { isOver: false };
+    const killing = (async () => {
+      while (!state.isOver) {
+        await eventually(
+          'a bridge runs',
+          () => state.isOver || keys.bench.bridgePids().length > 2,
+          10_000,
+        );
+        const [pid] = keys.bench.bridgePids();
+        try {
+          if (pid !== undefined) process.kill(pid, 'SIGKILL');
+        } catch {
+          // It ended by itself.
+        }
+      }
+    })();
+    for (let turn = 0; turn < 4; turn++) {
+      await Promise.all([1, 2, 3, 4, 5].map(() => keys.ssh(config, [keys.node, 'true'])));
+    }
+    state.isOver = true;
+    await killing;
+    const next = await Promise.all(
+      [1, 2, 3, 4, 5].map(() => keys.ssh(config, [keys.node, 'true'])),
+    );
+    endOrphans();
+    expect(next.map(outcome)).toEqual(next.map(() => [0, '']));
+  });
+
   it('that ends while others log in makes none of them fail', async () => {
     const config = keys.config(keys.ephemeral());
     const results: Finished[] = [];

@@ -2,7 +2,7 @@ import { execFile } from 'node:child_process';
 import { verify, createPublicKey } from 'node:crypto';
 import { once } from 'node:events';
 import { chmod, mkdir, mkdtemp, readdir, readFile, rm, utimes, writeFile } from 'node:fs/promises';
-import { createConnection } from 'node:net';
+import { createConnection, createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
@@ -334,6 +334,18 @@ describe('logins that share a path', () => {
       message: 'too many',
       hint: 'wait',
     });
+  });
+
+  it('do not wait for an owner that is stopped', async () => {
+    await mkdir(join(root, 'own'), { mode: 0o700 });
+    const silent = createServer(() => undefined);
+    silent.listen(path);
+    await once(silent, 'listening');
+    const { agent } = login();
+    await agent.start();
+    expect(agent.role).toBe('owner');
+    expect(await listedKey()).toBeDefined();
+    silent.close();
   });
 
   it('get another agent when somebody removes the socket', async () => {
