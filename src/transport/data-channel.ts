@@ -226,8 +226,7 @@ export class DataChannel {
     const at = this.#instant();
     const unacked = this.#session.unackedMessages;
     const outputs = receive(at);
-    const hasDelivered = outputs.some((output) => output.kind === 'deliver');
-    if (hasDelivered || this.#session.unackedMessages < unacked) link.noteProgress();
+    if (this.#session.unackedMessages < unacked) link.noteProgress();
     this.#applyAll(outputs);
     this.#afterInput(at);
   }

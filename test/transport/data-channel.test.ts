@@ -409,6 +409,17 @@ describe('a lost socket', () => {
       [],
     ]);
   });
+
+  it('is a new outage once a successor has delivered data', async () => {
+    const harness = await new Harness({ resumeTimeoutMs: 3000 }).open();
+    for (let count = 0; count < 30; count += 1) {
+      harness.socket.end();
+      await settled();
+      harness.agent.sendOutput(pattern(10, count), harness.clock.now());
+      await harness.clock.pass(500);
+    }
+    expect([harness.end, harness.deliveredBytes().length]).toEqual([undefined, 300]);
+  });
 });
 
 describe('signs of life', () => {
