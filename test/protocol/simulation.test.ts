@@ -7,7 +7,7 @@ import { MODERN_AGENT } from '../support/model-agent.ts';
 import { planFor, runSchedule, ScheduleFailure, type Plan } from '../support/simulated-link.ts';
 import { soakCore } from '../support/soak-core.ts';
 
-// A short slice of what scripts/soak-core.mjs runs at length; a failure names its seed.
+// A short slice of what scripts/soak --core runs at length; a failure names its seed.
 const SCHEDULES = 150;
 
 const anyPlan: fc.Arbitrary<Plan> = fc.record({
