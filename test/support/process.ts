@@ -191,8 +191,7 @@ export function start(argv: readonly string[], options: StartOptions): Running {
 
   const stdoutText = (): string => Buffer.concat(chunks).toString('utf8');
   /** For messages: the output of a test may be megabytes of random bytes. */
-  const shown = (): string =>
-    `${stdoutBytes} bytes ${JSON.stringify(stdoutText().slice(0, 500))}`;
+  const shown = (): string => `${stdoutBytes} bytes ${JSON.stringify(stdoutText().slice(0, 500))}`;
   const until = (what: string, isTrue: () => boolean, deadlineMs = 20_000): Promise<void> =>
     new Promise((resolve, reject) => {
       const settle = (): void => {
@@ -202,9 +201,7 @@ export function start(argv: readonly string[], options: StartOptions): Running {
       const fail = (why: string): void => {
         settle();
         reject(
-          new Error(
-            `${argv.join(' ')}: ${why} ${what}; stdout: ${shown()}; stderr: ${stderr}`,
-          ),
+          new Error(`${argv.join(' ')}: ${why} ${what}; stdout: ${shown()}; stderr: ${stderr}`),
         );
       };
       const check = (): void => {
