@@ -56,7 +56,8 @@ export interface Namespace {
 
 const helper = fileURLToPath(new URL('./netns-helper.mjs', import.meta.url));
 const namePattern = /^sb(\d+)-\d+$/;
-const live = new Set<string>();
+/** Name to directory. */
+const live = new Map<string, string>();
 let count = 0;
 let interfaces = 0;
 
@@ -82,7 +83,7 @@ export async function makeNamespace(options: NamespaceOptions = {}): Promise<Nam
   chmodSync(dir, 0o755);
   writeEtc(name, dir, options);
   ip('netns', 'add', name);
-  live.add(name);
+  live.set(name, dir);
   ip('-n', name, 'link', 'set', 'lo', 'up');
   const prefix = ['ip', 'netns', 'exec', name];
   const dialSocket = join(dir, 'dial');
@@ -117,7 +118,6 @@ export async function makeNamespace(options: NamespaceOptions = {}): Promise<Nam
       running.signal('SIGKILL');
       await running.exited;
       removeNamespace(name);
-      rmSync(dir, { recursive: true, force: true });
     },
   };
 }
@@ -232,6 +232,7 @@ function removeLeftovers(): void {
 }
 
 function removeNamespace(name: string): void {
+  const dir = live.get(name);
   live.delete(name);
   try {
     for (const pid of ip('netns', 'pids', name).split('\n').filter(Boolean)) {
@@ -246,6 +247,7 @@ function removeNamespace(name: string): void {
     // Never made, or gone already.
   }
   rmSync(join('/etc/netns', name), { recursive: true, force: true });
+  if (dir !== undefined) rmSync(dir, { recursive: true, force: true });
 }
 
 function ip(...args: readonly string[]): string {
@@ -253,5 +255,5 @@ function ip(...args: readonly string[]): string {
 }
 
 process.once('exit', () => {
-  for (const name of [...live]) removeNamespace(name);
+  for (const name of [...live.keys()]) removeNamespace(name);
 });
