@@ -110,7 +110,8 @@ async function ask(
         for (const frame of reader.feed(bytes)) {
           const reply = decodeReply(frame);
           if (isAnswered) {
-            onLater(reply);
+            // Not before the caller has its answer, though both came in one piece.
+            setImmediate(onLater, reply);
           } else {
             isAnswered = true;
             clearTimeout(limit);

@@ -111,7 +111,7 @@ export class AgentServer {
   /** Ends: takes no more connections. Those that may still want a signature are served until `limitMs`. */
   async retire(limitMs: number): Promise<void> {
     this.#isRetiring = true;
-    for (const socket of this.#leases) socket.end();
+    for (const socket of this.#leases) socket.destroySoon();
     // Connections that the kernel has completed are accepted in the next turns of the loop; closing the
     // listener before would reset them.
     for (let turn = 0; turn < 3; turn++) {

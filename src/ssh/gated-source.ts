@@ -54,7 +54,9 @@ export function gatedSource(
   }
 
   function take(bytes: Uint8Array, count: number): Uint8Array {
-    held = count < bytes.length ? bytes.slice(count) : undefined;
+    // Copied: the view is the source's to overwrite as soon as more is read. (`slice` of a Buffer would
+    // give another view.)
+    held = count < bytes.length ? new Uint8Array(bytes.subarray(count)) : undefined;
     return bytes.subarray(0, count);
   }
 

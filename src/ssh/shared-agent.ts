@@ -12,14 +12,14 @@ import { AgentFaultError, takeLease, type AgentFault, type Lease } from './agent
 import type { PushFailure } from './agent-protocol.ts';
 import { AgentServer } from './agent-server.ts';
 import { KEY_COMMENT, makeEphemeralKey } from './ephemeral-key.ts';
-import type { SocketPlace } from './socket-place.ts';
+import { codeOf, type SocketPlace } from './socket-place.ts';
 
 /** Rounds of looking and claiming; each lost round means that another bridge got somewhere. */
 const MAX_ATTEMPTS = 200;
 /** When the kernel's queue of connections to the owner is full. */
 const BUSY_WAIT_MS = 20;
-/** A successor needs a few milliseconds; one that needs longer than this is passed over. */
-const HANDOVER_LIMIT_MS = 500;
+/** A successor needs milliseconds, or a second on a busy machine; one that is stopped is passed over. */
+const HANDOVER_LIMIT_MS = 2000;
 /** sshd's default LoginGraceTime is 120 s: what began a login before that has ended or failed. */
 const LOGIN_LIMIT_MS = 130_000;
 /** ssh closes its connection to the agent when it is authenticated; nothing comes after that. */
@@ -128,9 +128,10 @@ export class SharedAgent {
   async #acquire(): Promise<void> {
     const { place } = this.#options;
     for (let attempt = 0; attempt < MAX_ATTEMPTS && !this.#isEnded; attempt++) {
+      await place.prepare();
       const occupant = await place.occupant();
       if (occupant === undefined) {
-        if (await this.#own((bindPath) => place.claim(bindPath))) return;
+        if (await this.#claim()) return;
         continue;
       }
       const fault = await this.#rent();
@@ -147,6 +148,16 @@ export class SharedAgent {
     }
     if (this.#isEnded) return;
     throw new BridgeError('key.agent', `cannot get hold of the agent socket ${place.path}`);
+  }
+
+  async #claim(): Promise<boolean> {
+    try {
+      return await this.#own((bindPath) => this.#options.place.claim(bindPath));
+    } catch (error) {
+      // Somebody has removed the directory meanwhile.
+      if (error instanceof BridgeError && codeOf(error.cause) === 'ENOENT') return false;
+      throw error;
+    }
   }
 
   async #rent(): Promise<AgentFault | undefined> {
@@ -189,10 +200,13 @@ export class SharedAgent {
       },
       logger,
     });
-    if (!(await publish(bindPath))) {
-      await server.retire(0);
-      return false;
+    let isPublished = false;
+    try {
+      isPublished = await publish(bindPath);
+    } finally {
+      if (!isPublished) await server.retire(0);
     }
+    if (!isPublished) return false;
     this.#become({ kind: 'owner', server, publicKey: key.publicKey });
     void this.#checkPlace(); // Whatever happened between the two lines above gave no event.
     return true;

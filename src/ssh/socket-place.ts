@@ -92,7 +92,8 @@ export class SocketPlace {
 
   /** Removes what bridges that were killed at the wrong moment have left. */
   async #sweep(): Promise<void> {
-    for (const name of (await readdir(this.directory)).filter((each) => OWN_NAME.test(each))) {
+    const names = await readdir(this.directory).catch(() => []); // What follows will say why.
+    for (const name of names.filter((each) => OWN_NAME.test(each))) {
       const path = join(this.directory, name);
       try {
         if (Date.now() - (await lstat(path)).mtimeMs > OWN_NAME_LIFE_MS) await unlink(path);

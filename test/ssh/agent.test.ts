@@ -348,6 +348,14 @@ describe('logins that share a path', () => {
     silent.close();
   });
 
+  it('get another agent when somebody removes the whole directory', async () => {
+    const { agent, failures } = login();
+    await agent.start();
+    await rm(join(root, 'own'), { recursive: true });
+    await until(() => listedKey().then(Boolean, () => false), 'a key is listed');
+    expect(failures).toEqual([]);
+  });
+
   it('get another agent when somebody removes the socket', async () => {
     const { agent } = login();
     await agent.start();

@@ -109,6 +109,31 @@ describe('NewkeysGate', () => {
 });
 
 describe('gatedSource', () => {
+  it('keeps what it holds back when the source reads more into the same memory', async () => {
+    const newkeys = packet(21, 10);
+    const memory = Buffer.from(concat(encode('SSH-2.0-x\r\n'), newkeys, encode('encrypted')));
+    let release: () => void = () => undefined;
+    const pushed = new Promise<void>((resolve) => (release = resolve));
+    let isRead = false;
+    const source = gatedSource(
+      {
+        pull: () => {
+          if (isRead) return undefined;
+          isRead = true;
+          return memory.subarray();
+        },
+      },
+      new NewkeysGate(),
+      { prepared: Promise.resolve(), atNewkeys: () => pushed, ready: () => undefined },
+    );
+    await Promise.resolve();
+    expect(source.pull(4096)?.length).toBe(memory.length - 'encrypted'.length);
+    memory.fill(0);
+    release();
+    await pushed;
+    expect(String(Buffer.from(source.pull(4096) ?? []))).toBe('encrypted');
+  });
+
   function fixture(chunks: Uint8Array[]) {
     let resolvePush: () => void = () => undefined;
     let resolvePrepared: () => void = () => undefined;
