@@ -6,7 +6,8 @@ export interface RemoteWatchOptions {
   readonly clock: Clock;
   /** Until when the remote side has to send its first byte, monotonic ms. */
   readonly firstByteBy: number;
-  readonly port: number;
+  /** What the agent dials, in words: `port 22 of the node`, or a host behind it. */
+  readonly place: string;
   readonly notice: (text: string) => void;
   readonly onFailed: (error: BridgeError) => void;
 }
@@ -33,17 +34,13 @@ export class RemoteWatch {
   /** The handshake is complete: the agent now dials the port. */
   opened(): void {
     if (this.#state !== 'waiting') return;
-    const { clock, firstByteBy, port } = this.#options;
+    const { clock, firstByteBy, place } = this.#options;
     this.#cancelFirstByte = clock.setTimer(
       () => {
         this.#fail(
-          new BridgeError(
-            'remote.unreachable',
-            `port ${port} sent nothing after the session opened`,
-            {
-              hint: 'check that sshd runs on the node and listens on this port',
-            },
-          ),
+          new BridgeError('remote.unreachable', `${place} sent nothing after the session opened`, {
+            hint: 'check that sshd runs there and listens on this port',
+          }),
         );
       },
       Math.max(0, firstByteBy - clock.now()),
@@ -71,16 +68,12 @@ export class RemoteWatch {
       this.#cancelVanished = undefined;
       return;
     }
-    const { clock, port } = this.#options;
+    const { clock, place } = this.#options;
     this.#cancelVanished ??= clock.setTimer(() => {
       this.#fail(
-        new BridgeError(
-          'remote.unreachable',
-          `the agent could not connect to port ${port} of the node`,
-          {
-            hint: 'check that sshd runs there and listens on this port',
-          },
-        ),
+        new BridgeError('remote.unreachable', `the agent could not connect to ${place}`, {
+          hint: 'check that sshd runs there and listens on this port',
+        }),
       );
     }, vanishedGraceMs);
   }

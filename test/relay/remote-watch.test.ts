@@ -9,7 +9,7 @@ function make() {
   const watch = new RemoteWatch({
     clock,
     firstByteBy: clock.now() + 20_000,
-    port: 22,
+    place: 'port 22 of the node',
     notice: (text) => notices.push(text),
     onFailed: (error) => failures.push(`${error.code}: ${error.message}`),
   });
@@ -17,7 +17,7 @@ function make() {
 }
 
 const bytes = (text: string): Uint8Array => Buffer.from(text, 'latin1');
-const silent = 'remote.unreachable: port 22 sent nothing after the session opened';
+const silent = 'remote.unreachable: port 22 of the node sent nothing after the session opened';
 const vanished = 'remote.unreachable: the agent could not connect to port 22 of the node';
 
 describe('a remote side that sends nothing', () => {

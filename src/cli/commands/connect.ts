@@ -25,7 +25,10 @@ export function run(args: ConnectArgs, io: CommandIo): Promise<number> {
     const watch = new RemoteWatch({
       clock,
       firstByteBy: openBy,
-      port: args.port,
+      place:
+        args.via === undefined
+          ? `port ${args.port} of the node`
+          : `${args.target}:${args.port} from the node`,
       notice: io.notice,
       onFailed: local.fail,
     });
