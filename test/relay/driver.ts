@@ -52,6 +52,7 @@ function deliver(): void {
 const endpoint: Endpoint = {
   start: () => {
     report({ event: 'started' });
+    pull();
     deliver();
   },
   sourceReady: pull,

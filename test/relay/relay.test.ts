@@ -1,8 +1,8 @@
 import { spawn, type ChildProcess } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { once } from 'node:events';
-import { closeSync, mkdtempSync, openSync, readFileSync, rmSync } from 'node:fs';
-import type { Readable, Writable } from 'node:stream';
+import { closeSync, mkdtempSync, openSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { PassThrough, type Readable, type Writable } from 'node:stream';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { build } from 'esbuild';
@@ -35,6 +35,14 @@ afterEach(() => {
   running.clear();
 });
 
+interface RelayOptions {
+  readonly isTerminal?: boolean;
+  readonly stderr?: 'pipe';
+  /** Descriptors instead of pipes. */
+  readonly stdin?: number;
+  readonly stdout?: number;
+}
+
 /** The relay in a process of its own, with real pipes; stderr goes to a file, which has no buffer. */
 class Relay {
   static #count = 0;
@@ -46,20 +54,21 @@ class Relay {
   readonly #stderrFile = join(directory, `stderr-${(Relay.#count += 1)}`);
   readonly #watchers = new Set<() => void>();
 
-  constructor(options: { isTerminal?: boolean; stderr?: 'pipe' } = {}) {
+  constructor(options: RelayOptions = {}) {
     const file = options.stderr === undefined ? openSync(this.#stderrFile, 'w') : undefined;
     this.child = spawn(
       process.execPath,
       [program, ...(options.isTerminal === true ? ['terminal'] : [])],
-      { env: { ...baseEnv() }, stdio: ['pipe', 'pipe', file ?? 'pipe', 'ipc'] },
+      {
+        env: { ...baseEnv() },
+        stdio: [options.stdin ?? 'pipe', options.stdout ?? 'pipe', file ?? 'pipe', 'ipc'],
+      },
     );
     if (file !== undefined) closeSync(file);
     running.add(this.child);
-    const { stdin, stdout } = this.child;
-    if (stdin === null || stdout === null) throw new Error('no pipes');
-    this.stdin = stdin;
-    this.stdout = stdout;
-    stdin.on('error', () => undefined);
+    this.stdin = this.child.stdin ?? new PassThrough();
+    this.stdout = this.child.stdout ?? new PassThrough();
+    this.stdin.on('error', () => undefined);
     this.child.on('message', (message: Report) => {
       this.reports.push(message);
       for (const watcher of [...this.#watchers]) watcher();
@@ -143,10 +152,8 @@ describe('input', () => {
     relay.stdin.write('early');
     await relay.until('ready');
     relay.command({ do: 'open' });
-    await relay.until('started');
-    relay.stdin.write(' and late');
-    const { sha256: got } = await relay.until('received', ({ bytes }) => bytes === 14);
-    expect(got).toBe(sha256(Buffer.from('early and late')));
+    const { sha256: got } = await relay.until('received');
+    expect(got).toBe(sha256(Buffer.from('early')));
   });
 
   it('that nobody takes makes its writer wait, and none of it is lost', async () => {
@@ -198,6 +205,35 @@ describe('input', () => {
     relay.command({ do: 'release' });
     expect(await relay.exited).toBe(0);
   });
+});
+
+it.each(['a file', '/dev/null'])('input can be %s', async (kind) => {
+  const path = kind === 'a file' ? join(directory, 'input') : kind;
+  const sent = kind === 'a file' ? pattern(1_000_000) : new Uint8Array(0);
+  if (kind === 'a file') writeFileSync(path, sent);
+  const stdin = openSync(path, 'r');
+  const relay = await new Relay({ stdin }).started();
+  closeSync(stdin);
+  if (sent.length > 0) {
+    const { sha256: got } = await relay.until('received', ({ bytes }) => bytes === sent.length);
+    expect(got).toBe(sha256(sent));
+  }
+  relay.stdout.destroy();
+  await relay.until('terminated');
+  relay.command({ do: 'release' });
+  expect(await relay.exited).toBe(0);
+});
+
+it('output can be a file, and is whole in it', async () => {
+  const path = join(directory, 'output');
+  const stdout = openSync(path, 'w');
+  const relay = await new Relay({ stdout }).started();
+  closeSync(stdout);
+  relay.command({ do: 'deliver', bytes: 3_000_000 });
+  await relay.until('delivered');
+  relay.end();
+  expect(await relay.exited).toBe(0);
+  expect(readFileSync(path).equals(pattern(3_000_000))).toBe(true);
 });
 
 describe('output', () => {
@@ -267,6 +303,8 @@ describe('the end of the remote side', () => {
     const relay = await new Relay().started();
     const errors: unknown[] = [];
     relay.stdin.on('error', (error) => errors.push(error));
+    // Nobody takes it any more, and still it must be read.
+    relay.command({ do: 'pull', isPulling: false });
     relay.command({ do: 'end' });
     relay.command({ do: 'release' });
     relay.stdout.resume();
