@@ -195,6 +195,16 @@ describe('systemClock', () => {
     expect(fired).toEqual(['kept']);
   });
 
+  it('does not take a month for no time at all', async () => {
+    let hasFired = false;
+    const cancel = systemClock.setTimer(() => {
+      hasFired = true;
+    }, 31 * 86_400_000);
+    await new Promise((resolve) => setTimeout(resolve, 5));
+    cancel();
+    expect(hasFired).toBe(false);
+  });
+
   it('has a monotonic and a wall time', () => {
     const before = systemClock.now();
     expect(systemClock.now()).toBeGreaterThanOrEqual(before);
