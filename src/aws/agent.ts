@@ -1,6 +1,7 @@
 import { Agent as HttpAgent } from 'node:http';
 import { Agent as HttpsAgent } from 'node:https';
 import type { Socket } from 'node:net';
+import { secureContextFor } from '../secure-context.ts';
 
 /**
  * Opens a connection to an API host, ready for HTTP: TLS, if asked for, has been established. Where
@@ -26,8 +27,7 @@ export interface AgentOptions {
 
 /** The agents for https and http endpoints. */
 export function makeAgents(options: AgentOptions): { https: HttpsAgent; http: HttpAgent } {
-  const ca = options.ca === undefined ? {} : { ca: [...options.ca] };
-  const https = new HttpsAgent({ keepAlive: options.keepAlive, ...ca });
+  const https = new SharedTrustAgent(options);
   const http = new HttpAgent({ keepAlive: options.keepAlive });
   const { dial } = options;
   if (dial !== undefined) {
@@ -35,6 +35,23 @@ export function makeAgents(options: AgentOptions): { https: HttpsAgent; http: Ht
     useDial(http, dial, false, options);
   }
   return { https, http };
+}
+
+/** Makes its TLS context with the first connection, and shares it with all that trust the same. */
+class SharedTrustAgent extends HttpsAgent {
+  readonly #ca: readonly string[] | undefined;
+
+  constructor(options: AgentOptions) {
+    super({ keepAlive: options.keepAlive });
+    this.#ca = options.ca;
+  }
+
+  override createConnection(
+    ...[to, created]: Parameters<HttpsAgent['createConnection']>
+  ): ReturnType<HttpsAgent['createConnection']> {
+    const trusting = { ...to, secureContext: secureContextFor(this.#ca) };
+    return super.createConnection(trusting, created);
+  }
 }
 
 type Created = (error: Error | null, socket?: Socket) => void;

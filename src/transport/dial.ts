@@ -1,6 +1,7 @@
 import { connect as connectTcp, isIP, type Socket } from 'node:net';
 import { connect as connectTls } from 'node:tls';
 import { BridgeError } from '../errors.ts';
+import { secureContextFor } from '../secure-context.ts';
 import { networkError } from './network-error.ts';
 
 export interface DialRequest {
@@ -44,7 +45,7 @@ function startTls(tcp: Socket, request: DialRequest, signal: AbortSignal): Promi
     // Server names are for DNS names only (RFC 6066, 3); verification uses `host` either way.
     ...(isIP(request.host) === 0 ? { servername: request.host } : {}),
     host: request.host,
-    ...(request.ca === undefined ? {} : { ca: [...request.ca] }),
+    secureContext: secureContextFor(request.ca),
   });
   return settled(socket, 'secureConnect', `${request.host}:${request.port}`, signal, tcp);
 }

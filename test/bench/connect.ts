@@ -2,7 +2,7 @@ import { spawn, type ChildProcess } from 'node:child_process';
 import { startService, type Peer } from './peer.ts';
 import { benchNode, cleanEnvironment, exited, nowMs, pause, startBridge } from './process.ts';
 import { stop, unlessItEnds } from './process.ts';
-import { profileEnvironment } from './profile.ts';
+import { profileArguments } from './profile.ts';
 import { findAws, pathWithPlugin } from './programs.ts';
 import { atMost, format, row, times, type SectionSettings } from './rows.ts';
 import { median, medianRatio, type Row } from './stats.ts';
@@ -17,7 +17,7 @@ interface ConnectTimes {
 }
 
 export async function connect({ rounds, profile }: SectionSettings): Promise<Row[]> {
-  const measured = await connectTimes(Math.max(rounds, 11), profileEnvironment(profile));
+  const measured = await connectTimes(Math.max(rounds, 11), profileArguments(profile));
   const { emptyNode, bridge, bridgeWithoutCache, aws } = measured;
   const name = 'connect';
   const timeRow = (what: string, values: readonly number[]): Row => {
@@ -44,28 +44,25 @@ export async function connect({ rounds, profile }: SectionSettings): Promise<Row
 }
 
 /** All candidates in every round, one after the other, so that a busy moment hits them alike. */
-async function connectTimes(
-  rounds: number,
-  profile: Readonly<Record<string, string>>,
-): Promise<ConnectTimes> {
+async function connectTimes(rounds: number, profile: readonly string[]): Promise<ConnectTimes> {
   const peer = await startService({ downloadBytes: 0, isBare: false });
   const aws = findAws();
   const plugin = pathWithPlugin();
   const measured: ConnectTimes = { emptyNode: [], bridge: [], bridgeWithoutCache: [], aws: [] };
-  const bridgeWith = (extra: Readonly<Record<string, string>>) => () =>
-    startBridge({ env: { ...peer.env, ...extra } }).child;
+  const bridge = () => startBridge({ env: peer.env }).child;
+  const profiled = () => startBridge({ env: peer.env, nodeArgs: profile }).child;
+  const uncached = () => startBridge({ env: { ...peer.env, SSM_BRIDGE_NO_CODE_CACHE: '1' } }).child;
   try {
     // Until the code cache is written: a second after the session is up.
-    await toRequest(peer, bridgeWith({}), 1_500);
-    if ('NODE_OPTIONS' in profile) {
+    await toRequest(peer, bridge, 1_500);
+    if (profile.length > 0) {
       // The first run writes the cache that belongs to these options.
-      await toRequest(peer, bridgeWith(profile), 1_500);
-      await toRequest(peer, bridgeWith(profile));
+      await toRequest(peer, profiled, 1_500);
+      await toRequest(peer, profiled);
     }
     for (let round = 0; round < rounds; round += 1) {
       measured.emptyNode.push(await emptyNodeMs());
-      measured.bridge.push(await toRequest(peer, bridgeWith({})));
-      const uncached = bridgeWith({ SSM_BRIDGE_NO_CODE_CACHE: '1' });
+      measured.bridge.push(await toRequest(peer, bridge));
       measured.bridgeWithoutCache.push(await toRequest(peer, uncached));
       if (aws === undefined) continue;
       measured.aws.push(await toRequest(peer, () => spawnAws(aws, peer.env, plugin.path)));

@@ -1,7 +1,7 @@
 import { pacedPart } from './paced.ts';
 import { bareLoop, startService } from './peer.ts';
 import { MiB } from './process.ts';
-import { profileEnvironment } from './profile.ts';
+import { profileArguments } from './profile.ts';
 import { atLeast, atMost, format, memoryRows, mibPerSecond, row, times } from './rows.ts';
 import type { SectionSettings } from './rows.ts';
 import { median, medianRatio, type Row } from './stats.ts';
@@ -26,8 +26,8 @@ export async function downloads({ isQuick, profile, rounds }: SectionSettings): 
   } as const;
   try {
     for (let round = 0; round < count; round += 1) {
-      const env = round === 0 ? profileEnvironment(profile) : {};
-      const transfer = await download(peer, roundBytes, env);
+      const nodeArgs = round === 0 ? profileArguments(profile) : [];
+      const transfer = await download(peer, roundBytes, nodeArgs);
       ours.rate.push(transfer.bytesPerMs);
       ours.cpu.push(transfer.cpuMsPerMiB);
       const yardstick = await bareLoop(loop);
@@ -39,7 +39,7 @@ export async function downloads({ isQuick, profile, rounds }: SectionSettings): 
     barePeer.close();
   }
   const longPeer = await startService({ downloadBytes: bytes, isBare: false });
-  const long = await download(longPeer, bytes, {}).finally(() => {
+  const long = await download(longPeer, bytes).finally(() => {
     longPeer.close();
   });
   const paced = await pacedPart(isQuick ? 2 : 3, isQuick ? 4_000 : 10_000);

@@ -28,7 +28,7 @@ export function cleanEnvironment(extra: Readonly<Record<string, string>>): NodeJ
 
 export interface BridgeOptions {
   readonly env: Readonly<Record<string, string>>;
-  readonly args?: readonly string[];
+  readonly nodeArgs?: readonly string[];
   readonly node?: string;
 }
 
@@ -39,8 +39,8 @@ export interface Bridge {
   readonly stdout: Readable;
 }
 
-export function startBridge({ env, args = [], node = benchNode }: BridgeOptions): Bridge {
-  const child = spawn(process.execPath, [program, 'connect', ...args, node, '22'], {
+export function startBridge({ env, nodeArgs = [], node = benchNode }: BridgeOptions): Bridge {
+  const child = spawn(process.execPath, [...nodeArgs, program, 'connect', node, '22'], {
     env: cleanEnvironment(env),
     stdio: ['pipe', 'pipe', 'inherit'],
   });

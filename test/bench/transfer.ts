@@ -11,15 +11,17 @@ export interface Transfer {
   readonly late: Cost;
 }
 
-type Env = Readonly<Record<string, string>>;
-
 /** No transfer here is meant to take longer. */
 export const transferLimitMs = 300_000;
 
 /** Pushes `bytes` into the bridge's stdin; timed by what arrives at the service. */
-export async function upload(peer: Peer, bytes: number, env: Env): Promise<Transfer> {
+export async function upload(
+  peer: Peer,
+  bytes: number,
+  nodeArgs: readonly string[] = [],
+): Promise<Transfer> {
   peer.reset();
-  const { child, pid, stdin, stdout } = startBridge({ env: { ...peer.env, ...env } });
+  const { child, pid, stdin, stdout } = startBridge({ env: peer.env, nodeArgs });
   try {
     stdout.resume();
     const chunk = Buffer.alloc(64 * 1024, 'u');
@@ -46,8 +48,12 @@ export async function upload(peer: Peer, bytes: number, env: Env): Promise<Trans
 }
 
 /** Takes `bytes` from the bridge's stdout. */
-export async function download(peer: Peer, bytes: number, env: Env): Promise<Transfer> {
-  const { child, pid, stdout } = startBridge({ env: { ...peer.env, ...env } });
+export async function download(
+  peer: Peer,
+  bytes: number,
+  nodeArgs: readonly string[] = [],
+): Promise<Transfer> {
+  const { child, pid, stdout } = startBridge({ env: peer.env, nodeArgs });
   try {
     let received = 0;
     let early: { readonly cost: Cost; readonly at: number; readonly bytes: number } | undefined;

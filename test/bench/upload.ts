@@ -2,7 +2,7 @@ import { startEmulated, nodes } from './emulated.ts';
 import { officialUpload } from './official.ts';
 import { bareLoop, startService } from './peer.ts';
 import { MiB, nowMs, pause, startBridge, stop } from './process.ts';
-import { profileEnvironment } from './profile.ts';
+import { profileArguments } from './profile.ts';
 import { atLeast, atMost, format, memoryRows, mibPerSecond, row, times } from './rows.ts';
 import type { SectionSettings } from './rows.ts';
 import { median, medianRatio, type Row } from './stats.ts';
@@ -28,13 +28,13 @@ export async function uploads({ isQuick, profile, rounds }: SectionSettings): Pr
       const theirs = await officialUpload(2_000);
       isReal = theirs.isReal;
       official.push(theirs.bytesPerMs);
-      const env = round === 0 ? profileEnvironment(profile) : {};
-      const ours = await upload(peer, roundBytes, env);
+      const nodeArgs = round === 0 ? profileArguments(profile) : [];
+      const ours = await upload(peer, roundBytes, nodeArgs);
       measured.rate.push(ours.bytesPerMs);
       measured.cpu.push(ours.cpuMsPerMiB);
       bareCpu.push(await bareCpuMsPerMiB(barePeer.url, barePeer.env['AWS_CA_BUNDLE'] ?? ''));
     }
-    long = await upload(peer, bytes, {});
+    long = await upload(peer, bytes);
   } finally {
     peer.close();
     barePeer.close();
