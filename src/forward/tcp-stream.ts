@@ -11,9 +11,9 @@ export interface TcpStreamOptions {
 }
 
 /**
- * How long the local program may take to close its side after the destination closed. Until then what
- * it sends is read and dropped: closing with unread data would reset the connection, and the program
- * could lose the end of the answer.
+ * How long the local program may take to close its side after the destination closed and everything
+ * from there was written. Until then what it sends is read and dropped: closing with unread data would
+ * reset the connection, and the program could lose the end of the answer.
  */
 const lingerMs = 5_000;
 
@@ -27,13 +27,15 @@ export function joinTcpStream(options: TcpStreamOptions): boolean {
     options.onOver(end);
   };
   const farewell = (): void => {
-    socket.end();
     socket.removeAllListeners('data');
     socket.resume();
-    const cancel = clock.setTimer(() => {
-      socket.destroy();
-    }, lingerMs);
-    socket.once('close', cancel);
+    // A slow reader may take its time: the callback comes when all of it is with the system.
+    socket.end(() => {
+      const cancel = clock.setTimer(() => {
+        socket.destroy();
+      }, lingerMs);
+      socket.once('close', cancel);
+    });
   };
 
   let isStreamOpen = true;

@@ -5,9 +5,10 @@ import { afterEach, describe, expect, it } from 'vitest';
 import { BridgeError } from '../../src/errors.ts';
 import { ForwardSession, type OpenChannel } from '../../src/forward/forward-session.ts';
 import { listen, type Listener } from '../../src/forward/listener.ts';
-import { silentLogger } from '../../src/logger.ts';
-import { systemClock } from '../../src/transport/clock.ts';
+import { silentLogger, type Logger } from '../../src/logger.ts';
+import { systemClock, type Clock } from '../../src/transport/clock.ts';
 import { memoryChannel, type MemoryChannel } from './memory-channel.ts';
+import { ManualClock } from '../support/manual-clock.ts';
 import { matching } from '../support/matching.ts';
 
 const cleanups: (() => unknown)[] = [];
@@ -38,15 +39,20 @@ interface Bench {
 
 async function bench(
   port: number,
-  options: { info?: { mode: 'basic' }; openChannel?: OpenChannel } = {},
+  options: {
+    info?: { mode: 'basic' };
+    openChannel?: OpenChannel;
+    clock?: Clock;
+    logger?: Logger;
+  } = {},
 ): Promise<Bench> {
   const channels: MemoryChannel[] = [];
   const notices: string[] = [];
   const session = new ForwardSession({
     destination: { host: 'db.internal', port: 5432 },
     node: 'i-0123456789abcdef0',
-    clock: systemClock,
-    logger: silentLogger,
+    clock: options.clock ?? systemClock,
+    logger: options.logger ?? silentLogger,
     notice: (text) => notices.push(text),
     openChannel:
       options.openChannel ??
@@ -187,6 +193,23 @@ describe('a connection', () => {
     const other = open();
     other.write('ping');
     expect(String((await once(other, 'data'))[0])).toBe('ping');
+  });
+
+  it('whose destination has closed keeps the rest for a program that reads it much later', async () => {
+    const size = 6 * 1024 * 1024;
+    const server = await destination((socket) => {
+      socket.on('error', () => undefined);
+      socket.end(Buffer.alloc(size, 7));
+    });
+    const clock = new ManualClock();
+    const over: object[] = [];
+    const logger = { ...silentLogger, debug: (fields: object) => over.push(fields) };
+    const { connect: open } = await bench(portOf(server), { clock, logger });
+    const socket = open();
+    socket.pause();
+    await expect.poll(() => over, { timeout: 10_000 }).toEqual([{ end: 'closed', connections: 1 }]);
+    clock.advance(60_000);
+    expect((await readAll(socket.resume())).length).toBe(size);
   });
 
   it('that nobody reads pauses the channel before memory grows, and goes on afterwards', async () => {
