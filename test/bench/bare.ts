@@ -18,6 +18,7 @@ export interface BareOptions {
 export interface BareResult {
   readonly ms: number;
   readonly cpuMs: number;
+  readonly rssBytes: number;
 }
 
 export function runBare(options: BareOptions): Promise<BareResult> {
@@ -30,10 +31,9 @@ export function runBare(options: BareOptions): Promise<BareResult> {
       const startedAt = performance.now();
       const cpuBefore = costOf(process.pid).cpuMs;
       const finish = (): void => {
-        resolve({
-          ms: performance.now() - startedAt,
-          cpuMs: costOf(process.pid).cpuMs - cpuBefore,
-        });
+        const ms = performance.now() - startedAt;
+        const { cpuMs, rssBytes } = costOf(process.pid);
+        resolve({ ms, cpuMs: cpuMs - cpuBefore, rssBytes });
         webSocket.terminate();
       };
       if (options.direction === 'receive') receive(webSocket, options.bytes, finish);

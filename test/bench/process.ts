@@ -72,7 +72,8 @@ export async function stop(child: ChildProcess): Promise<void> {
 export function exited(child: ChildProcess): Promise<void> {
   if (child.exitCode !== null || child.signalCode !== null) return Promise.resolve();
   return new Promise((resolve) => {
-    child.once('exit', () => {
+    // Each wait adds a listener; a long-lived child has many of them.
+    child.setMaxListeners(0).once('exit', () => {
       resolve();
     });
   });

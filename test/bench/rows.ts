@@ -39,16 +39,18 @@ export function times(
   return row(section, what, ratio, `${format(ratio, 2)}x`, target);
 }
 
-/** Memory while relaying, and whether it stays what it is. */
-export function memoryRows(name: string, bytes: number, early: Cost, late: Cost): Row[] {
-  const rss = late.rssBytes / MiB;
-  const pss = late.pssBytes / MiB;
-  const grown = (late.rssBytes - early.rssBytes) / MiB;
-  const mib = (value: number): string => `${format(value)} MiB`;
-  const after = `after ${bytes / MiB} MiB`;
+/** Memory while relaying. */
+export function memoryRows(section: string, when: string, cost: Cost): Row[] {
+  const [rss, pss] = [cost.rssBytes / MiB, cost.pssBytes / MiB];
   return [
-    row(name, `resident memory (RSS) ${after}`, rss, mib(rss), atMost(58, rss, ' MiB')),
-    row(name, `proportional share (PSS) ${after}`, pss, mib(pss), atMost(16, pss, ' MiB')),
-    row(name, 'RSS growth since the first 5%', grown, mib(grown)),
+    row(section, `RSS, ${when}`, rss, `${format(rss)} MiB`, atMost(58, rss, ' MiB')),
+    row(section, `PSS, ${when}`, pss, `${format(pss)} MiB`, atMost(16, pss, ' MiB')),
   ];
+}
+
+/** Whether it stays what it is. */
+export function growthRow(section: string, bytes: number, early: Cost, late: Cost): Row {
+  const grown = (late.rssBytes - early.rssBytes) / MiB;
+  const what = `RSS growth from 5% to the end of ${bytes / MiB} MiB`;
+  return row(section, what, grown, `${format(grown)} MiB`);
 }

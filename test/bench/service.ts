@@ -162,15 +162,26 @@ async function blast(socket: Duplex, bytes: number): Promise<void> {
     }
     sent += count;
     if (!socket.write(batch)) {
-      await new Promise<void>((resolve) => {
-        socket.once('drain', resolve);
-        socket.once('close', resolve);
-      });
-      if (socket.destroyed) return;
+      if (socket.destroyed || !(await drained(socket))) return;
     }
   }
 }
 
 function ignore(): void {
   // A client that hangs up has what it wanted.
+}
+
+/** False when it is closed instead. */
+function drained(socket: Duplex): Promise<boolean> {
+  return new Promise((resolve) => {
+    const finish = (isOpen: boolean) => (): void => {
+      socket.off('drain', onDrain);
+      socket.off('close', onClose);
+      resolve(isOpen);
+    };
+    const onDrain = finish(true);
+    const onClose = finish(false);
+    socket.on('drain', onDrain);
+    socket.on('close', onClose);
+  });
 }

@@ -3,7 +3,16 @@ import { officialUpload } from './official.ts';
 import { bareLoop, startService } from './peer.ts';
 import { MiB, nowMs, pause, startBridge, stop } from './process.ts';
 import { profileArguments } from './profile.ts';
-import { atLeast, atMost, format, memoryRows, mibPerSecond, row, times } from './rows.ts';
+import {
+  atLeast,
+  atMost,
+  format,
+  growthRow,
+  memoryRows,
+  mibPerSecond,
+  row,
+  times,
+} from './rows.ts';
 import type { SectionSettings } from './rows.ts';
 import { median, medianRatio, type Row } from './stats.ts';
 import { transferLimitMs, upload, type Transfer } from './transfer.ts';
@@ -64,7 +73,8 @@ export async function uploads({ isQuick, profile, rounds }: SectionSettings): Pr
     ),
     row(name, 'CPU per MiB', median(measured.cpu), `${format(median(measured.cpu))} ms`),
     times(name, '… as a multiple of a bare ws send loop', cpu, atMost(2, cpu, 'x')),
-    ...memoryRows(name, bytes, long.early, long.late),
+    ...memoryRows(name, 'uploading at full rate', long.late),
+    growthRow(name, bytes, long.early, long.late),
   ];
 }
 
