@@ -21,6 +21,8 @@ export interface OptionSpec {
   /** For text: whether the value is acceptable, and what is expected otherwise. */
   readonly accepts?: (value: string) => boolean;
   readonly expected?: string;
+  /** The value may hold a password: no message repeats it. */
+  readonly isSecret?: boolean;
   readonly commands: readonly CommandName[];
 }
 
@@ -56,6 +58,7 @@ export const options: readonly OptionSpec[] = [
     env: 'SSM_BRIDGE_PROXY',
     accepts: (value) => /^(?:https?|socks5h?):\/\/[^\s/]+\/?$/.test(value),
     expected: 'a URL such as socks5://127.0.0.1:1080',
+    isSecret: true,
     commands: aws,
   },
   {
@@ -337,6 +340,11 @@ export function faultIn(option: OptionSpec, value: string): string | undefined {
     case 'size':
       return outOfBounds(option, parseSize(value), 'a size such as 16k');
   }
+}
+
+/** The value as it may stand in a message about it. */
+export function shownValue(option: OptionSpec, value: string): string {
+  return option.isSecret === true ? '' : ` '${value}'`;
 }
 
 function outOfBounds(

@@ -9,7 +9,7 @@ import type {
   PushMethod,
   SessionArgs,
 } from './args.ts';
-import { commands, faultIn, options, passedThrough } from './options.ts';
+import { commands, faultIn, options, passedThrough, shownValue } from './options.ts';
 import type { CommandName, CommandSpec } from './options.ts';
 import { quote, readOptions, usage } from './read-options.ts';
 import type { Given } from './read-options.ts';
@@ -163,7 +163,9 @@ function valueFor(
   const fromEnv = option?.env === undefined ? undefined : env[option.env];
   if (option === undefined || fromEnv === undefined || fromEnv === '') return option?.default;
   const fault = faultIn(option, fromEnv);
-  if (fault !== undefined) throw usage(`${option.env ?? ''} ${quote(fromEnv)}: ${fault}`);
+  if (fault !== undefined) {
+    throw usage(`${option.env ?? ''}${shownValue(option, fromEnv)}: ${fault}`);
+  }
   return fromEnv;
 }
 

@@ -1,6 +1,6 @@
 import { parseArgs } from 'node:util';
 import { BridgeError } from '../errors.ts';
-import { faultIn, options, optionsOf } from './options.ts';
+import { faultIn, options, optionsOf, shownValue } from './options.ts';
 import type { CommandName, OptionSpec } from './options.ts';
 import { closest } from './suggest.ts';
 
@@ -39,7 +39,9 @@ export function readOptions(
     const value = valueOf(option, token.value, token.inlineValue === true);
     if (values.has(option.name)) throw usage(`--${option.name} is given twice`);
     const fault = faultIn(option, value);
-    if (fault !== undefined) throw usage(`--${option.name} ${quote(value)}: ${fault}`);
+    if (fault !== undefined) {
+      throw usage(`--${option.name}${shownValue(option, value)}: ${fault}`);
+    }
     values.set(option.name, value);
   }
   return { values, positionals };

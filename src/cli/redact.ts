@@ -4,6 +4,8 @@ const secretName =
   /token|secret|passw|passphrase|credentials?$|authorization|signature|cookie|headers?$|streamurl|privatekey|^key$|^payload$|^body$|^data$|^chunk$/i;
 
 const secretText: readonly (readonly [RegExp, string])[] = [
+  // User and password of proxies.
+  [/\b([a-z][a-z0-9+.-]*:\/\/)[^\s/?#"'@]+@/gi, '$1[redacted]@'],
   // Query strings of stream URLs and presigned URLs.
   [/\b((?:wss?|https?):\/\/[^\s?"']+)\?[^\s"']*/gi, '$1?[redacted]'],
   [/\b(x-amz-(?:signature|security-token|credential))(\s*[=:]\s*)[^\s&"',}]+/gi, '$1$2[redacted]'],

@@ -297,3 +297,12 @@ test('the target of a refused command line is found for the message', () => {
   expect(roughTarget(['connect', '--bogus', node])).toBe(node);
   expect(roughTarget(['connect', 'web'])).toBeUndefined();
 });
+
+test.each([
+  [['connect', node, '--proxy', 'http://me:hunter2@proxy/x'], {}],
+  [['connect', node], { SSM_BRIDGE_PROXY: 'hunter2@proxy' }],
+])('a proxy that is not accepted is not repeated, since it may hold a password', (argv, env) => {
+  const fault = faultOf(argv, env);
+  expect(fault.message).toMatch(/(?:--proxy|SSM_BRIDGE_PROXY): expected a URL/);
+  expect(`${fault.message} ${fault.hint ?? ''}`).not.toContain('hunter2');
+});
