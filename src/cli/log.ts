@@ -11,7 +11,10 @@ import { writeStderr } from './stderr.ts';
  * at once, so that the last ones before a crash are there.
  */
 export function openLog(args: LogArgs, fields: Readonly<Record<string, unknown>>): Logger {
-  const write = args.logFile === undefined ? toStderr : toFile(args.logFile);
+  const append = args.logFile === undefined ? toStderr : toFile(args.logFile);
+  const write = (line: string): void => {
+    append(withoutC1(line));
+  };
   const log = pino(
     {
       level: args.logLevel === 'off' ? 'silent' : args.logLevel,
@@ -48,6 +51,11 @@ function redactedFields(object: object): Record<string, unknown> {
   return typeof fields === 'object' && fields !== null
     ? (fields as Record<string, unknown>)
     : { value: fields };
+}
+
+/** JSON leaves DEL and the C1 controls as they are, and terminals obey some of them. */
+function withoutC1(line: string): string {
+  return line.replace(/[\x7f-\x9f]/g, (control) => `\\u00${control.charCodeAt(0).toString(16)}`);
 }
 
 function toStderr(line: string): void {

@@ -36,6 +36,7 @@ const careless: Readonly<Record<string, unknown>> = {
   view: new Uint8Array(Buffer.from(secret)),
   url: new URL(`https://host/path?X-Amz-Signature=${secret}`),
   link: `see wss://host/v1/x?X-Amz-Security-Token=${secret}&a=b now`,
+  proxy: `no tunnel through http://user:${secret}@proxy:3128`,
   text: `Authorization: AWS4-HMAC-SHA256 Credential=a/b, SignedHeaders=c, Signature=${secret}`,
   json: `{"SessionId":"x","TokenValue":"${secret}","StreamUrl":"wss://h/p?q=${secret}"}`,
   pem,
@@ -72,6 +73,14 @@ describe('the log', () => {
     expect(text).not.toContain(Buffer.from(secret).toString('hex'));
     expect(text).not.toContain(Buffer.from(secret).toString('base64').slice(0, 12));
     expect(text).not.toContain([...Buffer.from(secret)].slice(0, 5).join(','));
+  });
+
+  test('holds no control character that a terminal obeys', () => {
+    const log = openLog({ logLevel: 'info', logFile: file }, {});
+    log.info({ agentVersion: '\x1b[2J\x9b2J\x7f' }, 'open');
+    const text = readFileSync(file, 'utf8');
+    expect(text.trimEnd()).not.toMatch(/\p{Cc}/u);
+    expect(JSON.parse(text)).toMatchObject({ agentVersion: '\x1b[2J\x9b2J\x7f' });
   });
 
   test('keeps what is harmless', () => {
