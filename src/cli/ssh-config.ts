@@ -1,5 +1,5 @@
 import { BridgeError } from '../errors.ts';
-import type { ConfigArgs } from './args.ts';
+import type { ConfigArgs, PassedOption } from './args.ts';
 
 /**
  * The ssh_config block for these options. `program` is the words that start ssm-bridge.
@@ -25,7 +25,7 @@ export function configBlock(args: ConfigArgs, program: readonly string[]): strin
 /** ssh pastes its tokens unquoted into a shell line, so they stand in quotes of the shell's. */
 function proxyCommand(args: ConfigArgs, program: readonly string[]): string {
   const words = program.map(quoteForShell);
-  const passed = args.passed.flatMap(({ name, value }) => [`--${name}`, quoteForShell(value)]);
+  const passed = args.passed.map((option) => optionText(option, quoteForShell));
   const user = args.pushKey === 'off' ? [] : ['--user', "'%r'"];
   return [...words, 'connect', ...passed, ...user, "'%h'", '%p'].join(' ');
 }
@@ -58,11 +58,16 @@ function knownHostsLines(args: ConfigArgs, program: readonly string[]): readonly
   const words = program[0]?.startsWith('/') === true ? program : ['/usr/bin/env', ...program];
   const passed = args.passed
     .filter(({ name }) => ['profile', 'region', 'proxy'].includes(name))
-    .flatMap(({ name, value }) => [`--${name}`, quoteForConfig(value)]);
+    .map((option) => optionText(option, quoteForConfig));
   const lookup = '--lookup %I --presented %K --node %h -- %H';
   return [
     `  KnownHostsCommand ${[...words.map(quoteForConfig), 'known-hosts', ...passed, lookup].join(' ')}`,
   ];
+}
+
+/** A value that looks like an option belongs to its own only in one word with it. */
+function optionText({ name, value }: PassedOption, quoted: (word: string) => string): string {
+  return value.startsWith('-') ? quoted(`--${name}=${value}`) : `--${name} ${quoted(value)}`;
 }
 
 /** For a line that goes to $SHELL after ssh has expanded its tokens. */

@@ -57,6 +57,12 @@ function asShellReads(command: string): readonly string[] {
 }
 
 describe('the block', () => {
+  test('hands on a value that looks like an option', () => {
+    const read = asSshReads(block('--reason=-x', '--profile=--p'), node);
+    const words = asShellReads(read['proxycommand'] ?? '');
+    expect(parse(words.slice(1), {})).toMatchObject({ args: { reason: '-x', profile: '--p' } });
+  });
+
   test('sends nodes, and aliases for nodes, through the bridge and leaves other hosts alone', () => {
     const config = `Host web\n  HostName ${node}\n${block()}`;
     const command = "ssm-bridge connect '%h' %p";
