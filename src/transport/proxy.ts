@@ -26,13 +26,22 @@ export function parseProxy(text: string): Proxy {
       { hint: 'write http://, https:// or socks5:// and host:port, with --proxy or HTTPS_PROXY' },
     );
   }
-  const user = decodeURIComponent(url.username);
+  const user = decoded(url.username);
   return {
     kind,
     host: url.hostname.replace(/^\[|\]$/g, ''),
     port: url.port === '' ? defaultPorts[kind] : Number(url.port),
-    credentials: user === '' ? undefined : { user, password: decodeURIComponent(url.password) },
+    credentials: user === '' ? undefined : { user, password: decoded(url.password) },
   };
+}
+
+function decoded(text: string): string {
+  try {
+    return decodeURIComponent(text);
+  } catch {
+    // A stray percent sign: then it is meant as it stands.
+    return text;
+  }
 }
 
 function kindOf(protocol: string | undefined): Proxy['kind'] | undefined {

@@ -260,6 +260,7 @@ describe('a proxy URL', () => {
   it('has the usual port of its kind', () => {
     expect(parseProxy('socks5://x').port).toBe(1080);
     expect(parseProxy('http://x').port).toBe(80);
+    expect(parseProxy('http://u:100%@x').credentials).toEqual({ user: 'u', password: '100%' });
     expect(parseProxy('https://[::1]')).toMatchObject({ host: '::1', port: 443 });
   });
 });
