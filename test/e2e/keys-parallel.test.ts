@@ -1,5 +1,5 @@
 /** Many logins at once: one node or many, a service that throttles, owners of the agent that die. */
-import { existsSync, readdirSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { basename, join } from 'node:path';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
 import { openKeyBench, type KeyBench } from '../ssh/key-bench.ts';
@@ -17,6 +17,14 @@ beforeAll(async () => {
 });
 afterEach(() => keys.assertClean());
 afterAll(() => keys.close());
+
+function parentOf(pid: number): number | undefined {
+  try {
+    return Number(/^PPid:\s+(\d+)/m.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))?.[1]);
+  } catch {
+    return undefined; // It has ended by itself.
+  }
+}
 
 const outcome = ({ code, stderr }: Finished): readonly [number | null, string] => [code, stderr];
 const allIn = Array.from({ length: count }, () => [0, '']);
@@ -129,6 +137,46 @@ describe('the owner of the agent', () => {
     );
     endOrphans();
     expect(next.map(outcome)).toEqual(next.map(() => [0, '']));
+  });
+
+  it('that gets SIGTERM while others log in makes none of them fail', async () => {
+    const config = keys.config(keys.ephemeral());
+    const state = { isOver: false };
+    /** Those whose own bridge was ended. */
+    const ended = new Set<number>();
+    const seen = new Set<number>();
+    const ending = (async () => {
+      while (!state.isOver) {
+        const pids = (): readonly number[] =>
+          keys.bench.bridgePids().filter((pid) => !seen.has(pid));
+        await eventually('bridges run', () => state.isOver || pids().length > 2, 20_000);
+        const [pid] = pids();
+        if (pid === undefined) continue;
+        seen.add(pid);
+        const parent = parentOf(pid);
+        if (parent === undefined) continue;
+        try {
+          process.kill(pid, 'SIGTERM');
+          ended.add(parent);
+        } catch {
+          // It has ended by itself.
+        }
+      }
+    })();
+    const others: Finished[] = [];
+    await Promise.all(
+      Array.from({ length: 5 }, async () => {
+        for (let turn = 0; turn < 6; turn++) {
+          const login = keys.startSsh(config, [keys.node, 'true'], { timeoutMs });
+          const done = await login.finished;
+          if (!ended.has(login.pid)) others.push(done);
+        }
+      }),
+    );
+    state.isOver = true;
+    await ending;
+    expect(ended.size).toBeGreaterThan(0);
+    expect(others.map(outcome)).toEqual(others.map(() => [0, '']));
   });
 
   it('that ends while others log in makes none of them fail', async () => {
