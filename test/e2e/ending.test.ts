@@ -53,6 +53,21 @@ async function onlyBridge(): Promise<number> {
   return bench.bridgePids()[0]!;
 }
 
+/** A count that has not changed for a while: whatever moves it has come to a stop. */
+async function settled(count: () => number): Promise<void> {
+  let last = -1;
+  let quietSince = performance.now();
+  await eventually(
+    'nothing moves any more',
+    () => {
+      if (count() !== last) quietSince = performance.now();
+      last = count();
+      return performance.now() - quietSince > 700;
+    },
+    30_000,
+  );
+}
+
 const lastSession = (): Bench['emulator']['sessions'][number] => bench.emulator.sessions.at(-1)!;
 const sessionIsOver = (): Promise<void> =>
   bench.emulator.waitFor(() => bench.emulator.openSessionCount() === 0, 'no open session', 5000);
@@ -380,14 +395,7 @@ describe('readers and writers that stop', () => {
     const pid = await onlyBridge();
     running.signal('SIGSTOP');
     const session = lastSession();
-    let last = -1;
-    let quietSince = performance.now();
-    await eventually('nothing moves any more', () => {
-      const { sentBytes } = session.counters;
-      if (sentBytes !== last) quietSince = performance.now();
-      last = sentBytes;
-      return performance.now() - quietSince > 700;
-    });
+    await settled(() => session.counters.sentBytes);
     const resident = residentBytes(pid);
     expect(session.counters.sentBytes).toBeLessThan(bytes.length);
     expect(resident).toBeLessThan(220 * 1024 * 1024);
@@ -398,6 +406,29 @@ describe('readers and writers that stop', () => {
 });
 
 describe('without ssh', () => {
+  it('a reader that stops holds the node back, and memory stays bounded', async () => {
+    const bytes = randomBytes(48 * 1024 * 1024);
+    const peer = await startPeer();
+    const own = await openBench({ withoutSshd: true, node: { ports: { 22: peer.address } } });
+    try {
+      // No SSH window limits what is under way here.
+      const bridge = own.bridge(['connect', own.host], { stdin: 'pipe', stdout: 'paused' });
+      (await peer.first()).socket.end(bytes);
+      const [session] = own.emulator.sessions;
+      await settled(() => session!.counters.sentBytes);
+      expect(session!.counters.sentBytes).toBeLessThan(24 * 1024 * 1024);
+      expect(residentBytes(bridge.pid)).toBeLessThan(160 * 1024 * 1024);
+      bridge.resumeStdout();
+      const done = await bridge.finished;
+      expect([done.code, done.stdoutBytes]).toEqual([0, banner.length + bytes.length]);
+      expect(done.stdoutSha256).toBe(sha256(Buffer.concat([Buffer.from(banner), bytes])));
+      await own.assertClean();
+    } finally {
+      await own.close();
+      await peer.close();
+    }
+  });
+
   it('a node that stops reading stops stdin, and memory stays bounded', async () => {
     const peer = await startPeer({
       onConnection: ({ socket }) => {
@@ -412,15 +443,8 @@ describe('without ssh', () => {
       const bytes = randomBytes(total);
       bridge.stdin.write(bytes);
       const [session] = own.emulator.sessions;
-      let last = -1;
-      let quietSince = performance.now();
-      await eventually('nothing moves any more', () => {
-        const count = session!.counters.bytes;
-        if (count !== last) quietSince = performance.now();
-        last = count;
-        return performance.now() - quietSince > 700;
-      });
-      expect(last).toBeLessThan(total / 2);
+      await settled(() => session!.counters.bytes);
+      expect(session!.counters.bytes).toBeLessThan(total / 2);
       expect(residentBytes(bridge.pid)).toBeLessThan(220 * 1024 * 1024);
       const connection = await peer.first();
       connection.socket.resume();

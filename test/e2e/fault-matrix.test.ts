@@ -32,18 +32,24 @@ interface Row {
   readonly outcome?: Outcome;
   readonly except?: Partial<Record<Phase, Outcome | 'either' | 'skip'>>;
   readonly args?: readonly string[];
+  /** The fault is met when a lost connection is resumed: a case without a resume has tested nothing. */
+  readonly needsResume?: boolean;
   /** The service claims that the session is gone while it is not: nobody can end it then. */
   readonly isDisowned?: boolean;
   readonly emulator?: Omit<EmulatorOptions, 'nodes'>;
 }
 
 /** Reset in mid-transfer, so that what the resume meets can be tested. */
-const cut: Faults['socket'] = [{ how: 'reset', after: { bytes: 60_000 } }];
+const cut: NonNullable<Faults['socket']> = [{ how: 'reset', after: { bytes: 20_000 } }];
+
+/** The same in the middle of the handshake: its request has arrived, its completion has not. */
+const cutHandshake: NonNullable<Faults['socket']> = [{ how: 'reset', after: { messages: 1 } }];
 
 /** A fault that only a lost connection can meet; while idle the connection is cut by hand. */
 const onResume = (row: Row): Row => ({
   ...row,
   faults: { socket: cut, ...row.faults },
+  needsResume: true,
   strike: (session) => {
     session.resetSocket();
   },
@@ -331,7 +337,12 @@ async function play(row: Row, phase: Phase): Promise<void> {
     emulator: { agent: { readPauseMs: 0, resend: 'all' }, ...row.emulator },
   });
   try {
-    if (phase === 'handshake') bench.emulator.faults.set(row.faults ?? {});
+    if (phase === 'handshake') {
+      const { faults } = row;
+      bench.emulator.faults.set(
+        row.needsResume === true ? { ...faults, socket: cutHandshake } : (faults ?? {}),
+      );
+    }
     const bridge = bench.bridge(['connect', ...(row.args ?? []), bench.host], {
       stdin: 'pipe',
       timeoutMs: 45_000,
@@ -346,6 +357,11 @@ async function play(row: Row, phase: Phase): Promise<void> {
     bridge.stdin.end();
     const done = await bridge.finished;
     judge(row, phase, { done, peer, transfer, exchanged });
+    if (row.needsResume === true && phase !== 'closing') {
+      const calls = bench.emulator.apiCalls.map(({ operation }) => operation);
+      const isInitial = phase === 'handshake' && bench.emulator.sessions[0]?.handshakeDone !== true;
+      if (!isInitial) expect(calls, 'the fault was met').toContain('ResumeSession');
+    }
     if (row.isDisowned === true) bench.emulator.sessions[0]?.end('emulator');
     await bench.assertClean(6000);
   } finally {
