@@ -14,19 +14,36 @@ export interface Address {
  */
 export function likelyGateway(settings: Settings): Address | undefined {
   const endpoint = settings.endpoints.SSM;
-  if (endpoint !== undefined) return onThisMachine(endpoint);
+  if (endpoint === undefined) return inRegion('ssmmessages', settings);
+  const address = addressOf(endpoint);
+  return isThisMachine(address.host) ? address : undefined;
+}
+
+/** Where a key will be pushed to by EC2 Instance Connect. */
+export function likelyInstanceConnect(settings: Settings): Address | undefined {
+  const endpoint = settings.endpoints['EC2 Instance Connect'];
+  return endpoint === undefined ? inRegion('ec2-instance-connect', settings) : addressOf(endpoint);
+}
+
+function inRegion(service: string, settings: Settings): Address | undefined {
   if (settings.useFipsEndpoint || settings.useDualstackEndpoint) return undefined;
   const suffix = suffixOf(settings.region);
   if (suffix === undefined) return undefined;
-  return { host: `ssmmessages.${settings.region}.${suffix}`, port: 443, isSecure: true };
+  return { host: `${service}.${settings.region}.${suffix}`, port: 443, isSecure: true };
 }
 
-function onThisMachine(endpoint: string): Address | undefined {
+function addressOf(endpoint: string): Address {
   const url = new URL(endpoint);
-  const host = url.hostname.replace(/^\[|\]$/g, '');
-  if (host !== 'localhost' && host !== '::1' && !host.startsWith('127.')) return undefined;
   const isSecure = url.protocol === 'https:';
-  return { host, port: url.port === '' ? (isSecure ? 443 : 80) : Number(url.port), isSecure };
+  return {
+    host: url.hostname.replace(/^\[|\]$/g, ''),
+    port: url.port === '' ? (isSecure ? 443 : 80) : Number(url.port),
+    isSecure,
+  };
+}
+
+function isThisMachine(host: string): boolean {
+  return host === 'localhost' || host === '::1' || host.startsWith('127.');
 }
 
 /** The partitions whose DNS suffix is known (AWS General Reference, Regions); no guess for others. */

@@ -1,5 +1,5 @@
 import type { Logger } from '../logger.ts';
-import { likelyGateway, type Address } from './addresses.ts';
+import { likelyGateway, likelyInstanceConnect, type Address } from './addresses.ts';
 import type { ApiDial } from './agent.ts';
 import type { ApiPlace } from './classify.ts';
 import { type ClientBase, handlerOptions } from './clients.ts';
@@ -30,6 +30,8 @@ export interface Aws {
   readonly caFile: string | undefined;
   /** The message gateway that StartSession will most likely name; undefined if there is no telling. */
   readonly likelyGateway: Address | undefined;
+  /** EC2 Instance Connect, if it can be told without asking the SDK's endpoint rules. */
+  readonly likelyInstanceConnect: Address | undefined;
   readonly controlPlane: ControlPlane;
   instanceConnect(): Promise<InstanceConnect>;
   commands(): Promise<RunCommand>;
@@ -67,6 +69,7 @@ export async function openAws(options: AwsOptions): Promise<Aws> {
     ca,
     caFile: settings.caFile,
     likelyGateway: likelyGateway(settings),
+    likelyInstanceConnect: likelyInstanceConnect(settings),
     controlPlane: new SdkControlPlane(base, ssm),
     instanceConnect: async () => {
       const { SdkInstanceConnect } = await import('./instance-connect.ts');

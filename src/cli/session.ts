@@ -27,7 +27,8 @@ import { version } from './version.ts';
 /** AWS, and the way to it, as the commands that open sessions use them. */
 export interface Connection {
   readonly aws: Aws;
-  readonly gateway: AheadDialer;
+  /** Connections begun before they are needed. To be closed when no more are. */
+  readonly ahead: AheadDialer;
   readonly args: SessionArgs;
   readonly logger: Logger;
 }
@@ -35,12 +36,15 @@ export interface Connection {
 export async function openConnection(
   args: AwsArgs & SessionArgs,
   io: Pick<CommandIo, 'env' | 'logger'>,
+  pushesKey = false,
 ): Promise<Connection> {
   const { profile, region } = args;
-  const dial = await proxiedDial(args.proxy, io.env);
-  const gateway = new AheadDialer(dial ?? makeDial());
+  const proxied = await proxiedDial(args.proxy, io.env);
+  const ahead = new AheadDialer(proxied ?? makeDial());
+  // The API to push a key by is dialled ahead too; StartSession's own dial is as early as can be.
+  const dial = pushesKey ? ahead.dial : proxied;
   const aws = await openAws({ profile, region, env: io.env, logger: io.logger, dial });
-  return { aws, gateway, args, logger: io.logger };
+  return { aws, ahead, args, logger: io.logger };
 }
 
 /** Starts a session within the time that is left until `openBy` (monotonic ms). */
@@ -54,7 +58,7 @@ export async function startSession(
     new BridgeError('network.timeout', 'StartSession did not answer in time', {
       hint: 'check the network and proxy to the SSM endpoint, or raise --connect-timeout',
     });
-  const { aws, gateway, args, logger } = connection;
+  const { aws, ahead, args, logger } = connection;
   const never = new AbortController().signal;
   const leftMs = Math.max(0, openBy - systemClock.now());
   const start = (signal: AbortSignal): Promise<SessionGrant> =>
@@ -66,7 +70,7 @@ export async function startSession(
   const starting = within(never, leftMs, systemClock, tooSlow, start, discard);
   // After the call, so that its own connection is dialled first.
   setImmediate(() => {
-    if (aws.likelyGateway !== undefined) gateway.begin({ ...aws.likelyGateway, ca: aws.ca });
+    if (aws.likelyGateway !== undefined) ahead.begin({ ...aws.likelyGateway, ca: aws.ca });
   });
   const grant = await starting;
   logger.info({ sessionId: grant.sessionId, target }, 'session started');
@@ -83,7 +87,7 @@ export interface ChannelRequest {
 
 /** A data channel with the settings of the command line; not started yet. */
 export function openChannel(connection: Connection, request: ChannelRequest): DataChannel {
-  const { aws, gateway, args, logger } = connection;
+  const { aws, ahead, args, logger } = connection;
   return new DataChannel({
     ...request,
     session: {
@@ -97,7 +101,7 @@ export function openChannel(connection: Connection, request: ChannelRequest): Da
     },
     controlPlane: aws.controlPlane,
     openSocket: wsSocketOpener({
-      dial: gateway.dial,
+      dial: ahead.dial,
       ca: aws.ca,
       classifyRefusal: (statusCode, headers, host) =>
         classifyUpgradeFailure({ statusCode, headers, host }),

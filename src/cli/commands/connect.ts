@@ -50,7 +50,7 @@ export function run(args: ConnectArgs, io: CommandIo): Promise<number> {
       },
       notice: io.notice,
     };
-    const connecting = openConnection(args, io);
+    const connecting = openConnection(args, io, args.pushKey !== 'off');
     connecting.catch(() => {
       // Awaited below; a key that cannot be pushed is reported first.
     });
@@ -64,11 +64,11 @@ export function run(args: ConnectArgs, io: CommandIo): Promise<number> {
       const endpoint = await opening;
       void endpoint.ended.then(() => {
         watch.dispose();
-        connection.gateway.close();
+        connection.ahead.close();
       });
       return endpoint;
     } catch (error) {
-      connection.gateway.close();
+      connection.ahead.close();
       throw error;
     }
   };
@@ -105,7 +105,13 @@ async function pushKey(
     agentSocket: args.agentSocket,
     availabilityZone: args.availabilityZone,
     identity: `${args.profile ?? ''} ${args.region ?? ''}`,
-    apis: async () => (await connecting).aws,
+    apis: async () => {
+      const { aws, ahead } = await connecting;
+      const address = aws.likelyInstanceConnect;
+      const isPushedThere = args.pushKey !== 'run-command' && args.target.startsWith('i-');
+      if (isPushedThere && address !== undefined) ahead.begin({ ...address, ca: aws.ca });
+      return aws;
+    },
     env: io.env,
     logger: io.logger,
     notice: io.notice,

@@ -52,7 +52,7 @@ export async function run(args: ForwardArgs, io: CommandIo): Promise<number> {
     const limit = timeLimit(farewellMs);
     await Promise.race([closed, signals.second, limit.passed]);
     limit.cancel();
-    connection?.gateway.close();
+    connection?.ahead.close();
     signals.stop();
   }
 }
