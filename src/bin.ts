@@ -10,8 +10,12 @@ export interface LoaderHooks {
 /** When, after the session is up, the code cache is written: not in the way of the login. */
 const saveAfterMs = 1000;
 
-/** How long work that was left behind may keep the process alive once everything is said and done. */
-const lingerMs = 2000;
+/**
+ * How long work that was left behind may keep the process alive once everything is said and done. The
+ * longest that is meant to: the answer to a StartSession that was given up is awaited for 5 s, and the
+ * session it may bring is then ended.
+ */
+const lingerMs = 7000;
 
 export function start(hooks: LoaderHooks): void {
   const fatal = new AbortController();

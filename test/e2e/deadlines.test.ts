@@ -151,3 +151,19 @@ describe.concurrent('a node whose port never speaks', () => {
     }
   });
 });
+
+it('a session that StartSession starts after all, seconds after it was given up, is ended', async () => {
+  const bench = await openBench({ withoutSshd: true });
+  try {
+    bench.emulator.faults.set({ api: [{ operation: 'StartSession', delayMs: 4500 }] });
+    const bridge = bench.bridge(['connect', '--connect-timeout', '1s', bench.host], {
+      stdin: 'pipe',
+      timeoutMs: 20_000,
+    });
+    expect((await bridge.finished).code).toBe(6);
+    expect(bench.emulator.sessions).toHaveLength(1);
+    expect(bench.emulator.openSessionCount()).toBe(0);
+  } finally {
+    await bench.close();
+  }
+});
