@@ -61,7 +61,14 @@ async function main(): Promise<void> {
       isQuick: values.quick,
       profile: profileOf(values.profile),
     };
-    rows.push(...(await sections[name](settings)));
+    try {
+      rows.push(...(await sections[name](settings)));
+    } catch (error) {
+      // The other sections are still worth having.
+      const text = error instanceof Error ? error.message : 'unknown error';
+      const target = { text: 'to be measured', isMet: false };
+      rows.push({ section: name, what: 'failed', value: text, number: Number.NaN, target });
+    }
   }
   process.stdout.write(`${table(rows)}\n`);
   writeFileSync(

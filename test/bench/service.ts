@@ -95,7 +95,9 @@ function session(
     webSocket.send(encodeAck(message.type, message.messageId, message.seq));
     if (message.payloadType === 6) {
       webSocket.send(agentMessage(1, 7, '{"HandshakeTimeToComplete":1,"CustomerMessage":""}'));
+      // The bridge waits for a first byte from sshd, and no longer than a login may take.
       if (options.downloadBytes > 0) void blast(socket, options.downloadBytes);
+      else webSocket.send(agentMessage(2, 1, 'SSH-2.0-bench\r\n'));
     } else if (message.payloadType === 1) {
       count(message.payload.length);
     } else if (message.payloadType === 10) {
