@@ -1,4 +1,4 @@
-import type { Socket } from 'node:net';
+import { isIP, type Socket } from 'node:net';
 import { connect as connectTls } from 'node:tls';
 import { once } from 'node:events';
 import { BridgeError } from '../errors.ts';
@@ -33,7 +33,12 @@ export async function connectThroughHttp(
 }
 
 async function secured(tcp: Socket, proxy: Proxy): Promise<Socket> {
-  const socket = connectTls({ socket: tcp, host: proxy.host, servername: proxy.host });
+  const socket = connectTls({
+    socket: tcp,
+    host: proxy.host,
+    // Server names are for DNS names only (RFC 6066, 3), and Node warns on stderr about others.
+    ...(isIP(proxy.host) === 0 ? { servername: proxy.host } : {}),
+  });
   await once(socket, 'secureConnect');
   return socket;
 }

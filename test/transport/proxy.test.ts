@@ -219,6 +219,19 @@ describe('an HTTP proxy', () => {
     });
   });
 
+  it('reached over TLS by its address is given no server name, of which Node would warn', async () => {
+    const warnings: string[] = [];
+    const onWarning = (warning: Error): void => void warnings.push(warning.message);
+    process.on('warning', onWarning);
+    const port = await serve((socket) => socket.end());
+    await expect(dial(`https://127.0.0.1:${port}`, 'x', 1)).rejects.toMatchObject({
+      name: 'BridgeError',
+    });
+    await new Promise((resolve) => setImmediate(resolve));
+    process.off('warning', onWarning);
+    expect(warnings).toEqual([]);
+  });
+
   it('that never ends its answer is given up', async () => {
     const { port } = await httpProxy(`HTTP/1.1 200 OK\r\nX: ${'x'.repeat(20_000)}`);
     await expect(dial(`http://127.0.0.1:${port}`, 'x', 1)).rejects.toMatchObject({
