@@ -1,5 +1,6 @@
 import type { Socket } from 'node:net';
 import type { Clock } from '../transport/clock.ts';
+import { gatheringWriter } from './gathering-writer.ts';
 import type { MuxStream, StreamEvents } from './mux-channel.ts';
 
 export interface TcpStreamOptions {
@@ -26,7 +27,11 @@ export function joinTcpStream(options: TcpStreamOptions): boolean {
     isOver = true;
     options.onOver(end);
   };
+  const writer = gatheringWriter(socket, (length) => {
+    stream?.consumed(length);
+  });
   const farewell = (): void => {
+    writer.flush();
     socket.removeAllListeners('data');
     socket.resume();
     // A slow reader may take its time: the callback comes when all of it is with the system.
@@ -42,10 +47,7 @@ export function joinTcpStream(options: TcpStreamOptions): boolean {
   const stream = options.openStream({
     data: (bytes) => {
       if (socket.destroyed) return;
-      // The callback comes also when writing fails: then nobody is behind any more.
-      socket.write(bytes, () => {
-        stream?.consumed(bytes.length);
-      });
+      writer.write(bytes);
     },
     writable: () => {
       socket.resume();
