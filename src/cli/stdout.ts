@@ -11,8 +11,9 @@ export function writeStdout(text: string): Promise<void> {
       else
         reject(new BridgeError('local.io', `cannot write to stdout: ${cause.message}`, { cause }));
     });
-    process.stdout.write(text, () => {
-      resolve();
+    process.stdout.write(text, (error) => {
+      // Called for a failed write too, before the event above tells what it is.
+      if (error === null || error === undefined) resolve();
     });
   });
 }

@@ -1,5 +1,5 @@
 import { execFileSync, spawnSync } from 'node:child_process';
-import { mkdtempSync, openSync, readFileSync, rmSync, closeSync } from 'node:fs';
+import { existsSync, mkdtempSync, openSync, readFileSync, rmSync, closeSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
@@ -53,6 +53,18 @@ describe('the built program', () => {
     const script = `"${process.execPath}" "${program}" connect --help | true; exit \${PIPESTATUS[0]}`;
     const ended = spawnSync('bash', ['-c', script], { encoding: 'utf8', env: { HOME: home } });
     expect(ended).toMatchObject({ status: 0, stderr: '' });
+  });
+
+  test.runIf(existsSync('/dev/full'))('reports output that could not be written', () => {
+    const full = openSync('/dev/full', 'w');
+    const ended = spawnSync(process.execPath, [program, 'config'], {
+      encoding: 'utf8',
+      env: { HOME: home },
+      stdio: ['ignore', full, 'pipe'],
+    });
+    closeSync(full);
+    expect(ended.status).toBe(13);
+    expect(ended.stderr).toMatch(/^ssm-bridge: cannot write to stdout: .*ENOSPC/);
   });
 
   test('prints one line on stderr and nothing on stdout for a mistake', () => {
