@@ -3,6 +3,9 @@ import type { Phase } from '../protocol/session.ts';
 import { systemCode } from './network-error.ts';
 import type { SocketEnd } from './socket.ts';
 
+/** RFC 6455, 7.1.5: the connection ended without a close frame. */
+const abnormalClosure = 1006;
+
 /** Why a channel that is not open when its time is up is not open. */
 export function openingTooSlow(phase: Phase, isConnected: boolean): BridgeError {
   if (!isConnected) {
@@ -19,7 +22,15 @@ export function openingTooSlow(phase: Phase, isConnected: boolean): BridgeError 
   );
 }
 
+/** A close frame is the service's own word; without one (1006) the connection was cut underway. */
 export function closedWhileOpening(end: SocketEnd): BridgeError {
+  if (end.kind === 'error' || end.code === abnormalClosure) {
+    return new BridgeError(
+      'network.unreachable',
+      `the connection for the data channel broke before the handshake, again and again (${describeEnd(end)})`,
+      { hint: 'a proxy or firewall may be cutting WebSocket connections' },
+    );
+  }
   return new BridgeError(
     'access.websocket',
     `the service closed the data channel before the handshake (${describeEnd(end)})`,

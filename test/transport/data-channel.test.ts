@@ -141,6 +141,17 @@ describe('opening', () => {
     ]);
   });
 
+  it('does not blame permissions for connections that are cut before the handshake', async () => {
+    const harness = new Harness({ isSilent: true });
+    harness.channel.start();
+    for (let count = 0; count < 3; count += 1) {
+      await harness.clock.pass(1000);
+      harness.socket.end({ kind: 'closed', code: 1006, reason: '' });
+    }
+    await settled();
+    expect(harness.failure.code).toBe('network.unreachable');
+  });
+
   it('notices a socket that ended before it was handed over', async () => {
     const harness: Harness = new Harness({
       openSocket: (request, events) => {
