@@ -18,6 +18,7 @@ const saveAfterMs = 1000;
 const lingerMs = 7000;
 
 export function start(hooks: LoaderHooks): void {
+  if (process.argv[2] === 'connect') ignoreTerminalSignals();
   const fatal = new AbortController();
   let saveTimer: NodeJS.Timeout | undefined;
   const save = (): void => {
@@ -49,4 +50,16 @@ export function start(hooks: LoaderHooks): void {
   }).then((status) => {
     if (!fatal.signal.aborted) settle(status);
   });
+}
+
+/**
+ * What a key on the terminal sends is meant for ssh, which may survive it; before the relay has its
+ * handlers, a process without any would die of it. Run by hand, Ctrl-C works from the relay on.
+ */
+function ignoreTerminalSignals(): void {
+  for (const name of ['SIGINT', 'SIGQUIT', 'SIGTSTP'] as const) {
+    process.on(name, () => {
+      // Not for us.
+    });
+  }
 }
