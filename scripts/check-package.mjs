@@ -19,9 +19,13 @@ function ensure(condition, message) {
 }
 
 try {
-  const { stdout } = await run('npm', ['pack', '--json', '--pack-destination', work], {
-    cwd: root,
-  });
+  const { stdout } = await run(
+    'npm',
+    ['pack', '--ignore-scripts', '--json', '--pack-destination', work],
+    {
+      cwd: root,
+    },
+  );
   const [packed] = JSON.parse(stdout);
   const files = packed.files.map((file) => file.path);
 
