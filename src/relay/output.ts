@@ -2,6 +2,7 @@ import { closeSync, openSync } from 'node:fs';
 import { Socket } from 'node:net';
 import { devNull } from 'node:os';
 import type { Writable } from 'node:stream';
+import { BridgeError } from '../errors.ts';
 import { isPipeOrSocket } from './input.ts';
 
 export interface OutputEvents {
@@ -10,6 +11,8 @@ export interface OutputEvents {
   onDrained(): void;
   /** Nobody reads any more. */
   onBroken(): void;
+  /** It cannot be written although nobody left, as on a full disk: bytes are lost. */
+  onFailed(error: BridgeError): void;
 }
 
 /** Queued bytes at which the channel is told to wait. Bounds what a stopped reader can make us hold. */
@@ -20,6 +23,9 @@ const slabBytes = 64 * 1024;
 
 /** Slabs kept for reuse; an interactive session never needs a second one. */
 const maxSpareSlabs = 4;
+
+/** How a pipe, a socket and a terminal say that the other end has gone. */
+const readerLeftCodes: readonly unknown[] = ['EPIPE', 'ECONNRESET', 'EIO'];
 
 interface Slab {
   readonly bytes: Buffer;
@@ -51,11 +57,12 @@ export class Output {
     this.#stream = isPipeOrSocket(fd)
       ? new Socket({ fd, readable: false, writable: true })
       : process.stdout;
-    const onBroken = (): void => {
+    this.#stream.on('error', (error) => {
+      this.#broken(error);
+    });
+    this.#stream.on('close', () => {
       this.#broken();
-    };
-    this.#stream.on('error', onBroken);
-    this.#stream.on('close', onBroken);
+    });
   }
 
   /** Everything of one event-loop turn goes out together. */
@@ -124,8 +131,10 @@ export class Output {
       const bytes = slab.bytes.subarray(0, slab.used);
       if (index < slabs.length - 1) this.#stream.write(bytes);
       else {
-        this.#stream.write(bytes, () => {
-          this.#written(slabs);
+        this.#stream.write(bytes, (error) => {
+          // The event 'error' comes later; whoever waits for the flush must not be told before it.
+          if (error) this.#broken(error);
+          else this.#written(slabs);
         });
       }
     });
@@ -154,10 +163,11 @@ export class Output {
     return !this.#isUsable() || this.#queuedBytes === 0;
   }
 
-  #broken(): void {
+  #broken(error?: NodeJS.ErrnoException): void {
     if (!this.#isUsable()) return;
     this.#over('broken');
-    this.#events.onBroken();
+    if (error === undefined || readerLeftCodes.includes(error.code)) this.#events.onBroken();
+    else this.#events.onFailed(writeFailed(error));
   }
 
   #over(state: 'broken' | 'closed'): void {
@@ -172,6 +182,16 @@ export class Output {
     this.#waiters = [];
     for (const resolve of waiters) resolve();
   }
+}
+
+function writeFailed(error: NodeJS.ErrnoException): BridgeError {
+  // Node's message repeats the code and the call: `ENOSPC: no space left on device, write`.
+  const words = /^[A-Z0-9]+: (.*), \w+$/.exec(error.message)?.[1] ?? error.message;
+  const why = error.code === undefined ? words : `${words} (${error.code})`;
+  return new BridgeError('local.io', `could not write to standard output: ${why}`, {
+    hint: 'what has been written is incomplete; check where it goes, and the space left there',
+    cause: error,
+  });
 }
 
 /** Closes `fd`, so that whoever waits for its other end goes on, and keeps the number occupied. */

@@ -86,11 +86,16 @@ export async function relay(options: RelayOptions): Promise<number> {
     },
   });
   const stopSignals = watchSignals(life, () => endpoint?.probe());
+  let outputFailure: Outcome | undefined;
   const output = new Output(1, {
     onFull: () => endpoint?.pauseReceiving(),
     onDrained: () => endpoint?.resumeReceiving(),
     onBroken: () => {
       life.outputBroken();
+    },
+    onFailed: (error) => {
+      outputFailure = { kind: 'failed', error };
+      outcome.settle(outputFailure);
     },
   });
   const inputEnded = settleable<undefined>();
@@ -135,7 +140,8 @@ export async function relay(options: RelayOptions): Promise<number> {
   const first = await outcome.promise;
   // A stopped reader is waited for, for as long as it is there and nobody tells us to go.
   if (first.kind !== 'departed') await Promise.race([output.flushed(), departed.promise]);
-  const status = conclude(first);
+  // An end is no success while what was received before it could not be written.
+  const status = conclude(first.kind === 'ended' ? (outputFailure ?? first) : first);
   // Reading on until ssh closes its end spares it a broken pipe, and with that a second message.
   if (first.kind !== 'departed') input.discard();
   output.close();

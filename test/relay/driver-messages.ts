@@ -1,7 +1,7 @@
 /** From the test to the driver. */
 export type Command =
   | { readonly do: 'open' | 'refuse' | 'fail' | 'end' | 'release' }
-  | { readonly do: 'deliver' | 'drip'; readonly bytes: number }
+  | { readonly do: 'deliver' | 'drip' | 'finish'; readonly bytes: number }
   | { readonly do: 'pull'; readonly isPulling: boolean };
 
 /** From the driver to the test. */

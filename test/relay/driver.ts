@@ -5,7 +5,7 @@
 import { createHash } from 'node:crypto';
 import { writeSync } from 'node:fs';
 import { replaceWithNull } from '../../src/relay/output.ts';
-import { relay, type Endpoint, type LocalSide } from '../../src/relay/relay.ts';
+import { relay, type Endpoint, type LocalSide, type Outcome } from '../../src/relay/relay.ts';
 import type { ChannelEnd } from '../../src/transport/channel.ts';
 import { systemClock } from '../../src/transport/clock.ts';
 import { pattern } from '../transport/harness.ts';
@@ -105,6 +105,12 @@ process.on('message', (command: Command) => {
       toDeliver += command.bytes;
       deliver();
       return;
+    case 'finish':
+      // In one turn: the end is known before the first write.
+      toDeliver += command.bytes;
+      deliver();
+      end({ kind: 'remote-closed', output: '', isIncomplete: false });
+      return;
     case 'drip':
       drip(command.bytes);
       return;
@@ -123,6 +129,12 @@ process.on('message', (command: Command) => {
   }
 });
 
+function told(outcome: Outcome): string {
+  if (outcome.kind === 'departed') return JSON.stringify(outcome.departure);
+  if (outcome.kind === 'ended') return outcome.kind;
+  return `failed: ${outcome.error instanceof Error ? outcome.error.message : 'not an Error'}`;
+}
+
 void relay({
   clock: systemClock,
   inputBufferBytes: 16 * 1024,
@@ -136,8 +148,7 @@ void relay({
     });
   },
   conclude: (outcome) => {
-    const text = outcome.kind === 'departed' ? JSON.stringify(outcome.departure) : outcome.kind;
-    writeSync(2, `${text}\n`);
+    writeSync(2, `${told(outcome)}\n`);
     if (outcome.kind !== 'departed') return outcome.kind === 'ended' ? 0 : 7;
     return outcome.departure.kind === 'left' ? 0 : 1;
   },

@@ -1,7 +1,15 @@
 import { spawn, type ChildProcess } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { once } from 'node:events';
-import { closeSync, mkdtempSync, openSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import {
+  closeSync,
+  existsSync,
+  mkdtempSync,
+  openSync,
+  readFileSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs';
 import { PassThrough, type Readable, type Writable } from 'node:stream';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -274,6 +282,35 @@ describe('output', () => {
     expect([await relay.exited, relay.stderr]).toEqual([0, '{"kind":"left"}\n']);
   });
 
+  // Only Linux has a device that is always full.
+  it.runIf(existsSync('/dev/full'))('that cannot be written is a failure', async () => {
+    const stdout = openSync('/dev/full', 'w');
+    const relay = await new Relay({ stdout }).started();
+    closeSync(stdout);
+    relay.command({ do: 'deliver', bytes: 10 });
+    await relay.until('terminated');
+    relay.command({ do: 'release' });
+    relay.stdin.end();
+    expect([await relay.exited, relay.stderr]).toEqual([
+      7,
+      'failed: could not write to standard output: no space left on device (ENOSPC)\n',
+    ]);
+  });
+
+  it.runIf(existsSync('/dev/full'))('that is lost turns the end into a failure', async () => {
+    const stdout = openSync('/dev/full', 'w');
+    const relay = await new Relay({ stdout }).started();
+    closeSync(stdout);
+    relay.command({ do: 'finish', bytes: 10 });
+    await relay.until('terminated');
+    relay.command({ do: 'release' });
+    relay.stdin.end();
+    expect([await relay.exited, relay.stderr]).toEqual([
+      7,
+      'failed: could not write to standard output: no space left on device (ENOSPC)\n',
+    ]);
+  });
+
   it('of a stopped reader is waited for when the remote side has ended', async () => {
     const relay = await new Relay().started();
     relay.command({ do: 'deliver', bytes: 500_000 });
@@ -328,7 +365,7 @@ describe('the end of the remote side', () => {
     relay.command({ do: 'refuse' });
     relay.stdout.resume();
     relay.stdin.end();
-    expect([await relay.exited, relay.stderr]).toEqual([7, 'failed\n']);
+    expect([await relay.exited, relay.stderr]).toEqual([7, 'failed: refused\n']);
   });
 
   it('is brought about by an internal error', async () => {
@@ -338,7 +375,7 @@ describe('the end of the remote side', () => {
     relay.stdin.end();
     await relay.until('terminated');
     relay.command({ do: 'release' });
-    expect([await relay.exited, relay.stderr]).toEqual([7, 'failed\n']);
+    expect([await relay.exited, relay.stderr]).toEqual([7, 'failed: fatal\n']);
   });
 
   it('leaves no timer that would hold up the process', async () => {
