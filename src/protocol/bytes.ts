@@ -12,6 +12,16 @@ export function allocate(size: number): Uint8Array {
   return Buffer.allocUnsafe(size);
 }
 
+/** The same in memory of its own, for bytes that are kept and used again. */
+export function allocateApart(size: number): Uint8Array {
+  return Buffer.allocUnsafeSlow(size);
+}
+
+/** All of the memory behind a view into what `allocateApart` gave. */
+export function wholeMemory(view: Uint8Array): Uint8Array {
+  return Buffer.from(view.buffer);
+}
+
 export function readU8(source: Uint8Array, offset: number): number {
   return asBuffer(source).readUInt8(offset);
 }

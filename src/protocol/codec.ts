@@ -1,5 +1,5 @@
 /**
- * The binary envelope. Encoding makes one allocation per message; decoding is a total function over
+ * The binary envelope. Encoding writes into memory that the caller provides; decoding is a total function over
  * any bytes, checks every length against what is there, and copies nothing.
  */
 import { hash } from 'node:crypto';
@@ -29,6 +29,12 @@ import { readMessageId, type MessageIdSource } from './uuid.ts';
 
 const PAYLOAD_OFFSET = HEADER_LENGTH + PAYLOAD_LENGTH_SIZE;
 
+/** Bytes that a message takes beyond its payload. */
+export const MESSAGE_OVERHEAD = PAYLOAD_OFFSET;
+
+/** Gives memory of exactly the size asked for; what it holds does not matter. */
+export type Allocate = (size: number) => Uint8Array;
+
 function padded(messageType: string): string {
   return messageType.padEnd(MESSAGE_TYPE_SIZE, ' ');
 }
@@ -51,8 +57,9 @@ const HEADER_START = {
 export function encodeStreamMessage(
   message: OutgoingStreamMessage,
   ids: MessageIdSource,
+  take: Allocate = allocate,
 ): Uint8Array {
-  const frame = allocate(PAYLOAD_OFFSET + message.payload.length);
+  const frame = take(PAYLOAD_OFFSET + message.payload.length);
   frame.set(message.payload, PAYLOAD_OFFSET);
   writeHeader(frame, HEADER_START[message.messageType], message, digestOf(message.payload), ids);
   return frame;
@@ -63,8 +70,9 @@ export function encodeAcknowledge(
   json: string,
   createdAt: number,
   ids: MessageIdSource,
+  take: Allocate = allocate,
 ): Uint8Array {
-  const frame = allocate(PAYLOAD_OFFSET + json.length);
+  const frame = take(PAYLOAD_OFFSET + json.length);
   writeLatin1(frame, PAYLOAD_OFFSET, json);
   const fields = {
     createdAt,

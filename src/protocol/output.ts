@@ -9,7 +9,7 @@ export interface Instant {
 }
 
 export type Output =
-  /** One binary WebSocket message. */
+  /** One binary WebSocket message; a view that is valid until the next call. */
   | { readonly kind: 'transmit'; readonly frame: Uint8Array }
   /** The text frame that opens a socket. */
   | { readonly kind: 'transmit-text'; readonly text: string }

@@ -36,6 +36,12 @@ export class SendWindow {
   #timerBurst = 1;
   #presumesSilentArrival = false;
   #wantsProbe = false;
+  readonly #onForgotten: (frame: Uint8Array) => void;
+
+  /** `onForgotten` is told of each frame that will not be sent again. */
+  constructor(onForgotten: (frame: Uint8Array) => void = ignore) {
+    this.#onForgotten = onForgotten;
+  }
 
   get messages(): number {
     return this.#entries.size;
@@ -213,5 +219,10 @@ export class SendWindow {
     this.#bytes -= entry.payloadBytes;
     if (entry.payloadBytes > SMALL_PAYLOAD_BYTES) this.#largeMessages -= 1;
     entry.list?.remove(entry);
+    this.#onForgotten(entry.frame);
   }
+}
+
+function ignore(): void {
+  // The frame is left to the garbage collector.
 }

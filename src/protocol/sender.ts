@@ -3,7 +3,7 @@
  * acknowledged, and says what may go out when. It knows nothing of handshakes; what it hands out is
  * to be transmitted at once.
  */
-import { encodeStreamMessage } from './codec.ts';
+import { encodeStreamMessage, MESSAGE_OVERHEAD } from './codec.ts';
 import {
   CLOSE_TOO_BIG,
   MAX_PROBES,
@@ -12,6 +12,7 @@ import {
   SMALL_PAYLOAD_BYTES,
   STREAM_FLAGS,
 } from './constants.ts';
+import { FramePool } from './frame-pool.ts';
 import type { Instant } from './output.ts';
 import { Pacer } from './pacer.ts';
 import { PayloadSize } from './payload-size.ts';
@@ -31,7 +32,8 @@ export type SendObstacle = 'nothing' | 'pacing' | 'input';
 export class Sender {
   readonly #options: SenderOptions;
   readonly #ids: MessageIdSource;
-  readonly #window = new SendWindow();
+  readonly #frames: FramePool;
+  readonly #window: SendWindow;
   readonly #payloadSize: PayloadSize;
   readonly #pacer: Pacer;
   #nextSeq = 0;
@@ -41,6 +43,10 @@ export class Sender {
   constructor(options: SenderOptions, ids: MessageIdSource) {
     this.#options = options;
     this.#ids = ids;
+    this.#frames = new FramePool(MESSAGE_OVERHEAD + options.maxPayloadBytes);
+    this.#window = new SendWindow((frame) => {
+      this.#frames.give(frame);
+    });
     this.#payloadSize = new PayloadSize(options.maxPayloadBytes);
     this.#pacer = new Pacer(options.messagesPerSecond);
   }
@@ -95,6 +101,7 @@ export class Sender {
         payload,
       },
       this.#ids,
+      (size) => this.#frames.take(size),
     );
     const entry = this.#window.add(seq, frame, payload.length);
     if (!this.#isUp) return undefined;

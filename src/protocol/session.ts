@@ -10,7 +10,7 @@
  */
 import { BridgeError } from '../errors.ts';
 import { isVersion } from './agent-version.ts';
-import { readU32, utf8Bytes, writeU32 } from './bytes.ts';
+import { allocateApart, readU32, utf8Bytes, writeU32 } from './bytes.ts';
 import { decodeMessage, encodeAcknowledge, isIntact } from './codec.ts';
 import {
   EARLY_DATA_HOLD_MS,
@@ -92,6 +92,8 @@ export class Session {
   readonly #ids: RandomMessageIds;
   readonly #sender: Sender;
   readonly #receiveWindow = new ReceiveWindow();
+  /** Where acknowledgements are written. */
+  #scratch = allocateApart(512);
   #state: State = { phase: 'awaiting-request', terminateWhenOpen: false };
   #link: Link = LINK_DOWN;
   /** What kept the last `sendCapacity` at 0, and what a source is known to wait for. */
@@ -464,9 +466,16 @@ export class Session {
   ): void {
     const { messageType, messageId, seq } = message;
     this.#lastAcknowledged = { messageType, messageId, seq };
-    const frame = encodeAcknowledge(acknowledgeJson(message), at.wallNow, this.#ids);
+    const json = acknowledgeJson(message);
+    const frame = encodeAcknowledge(json, at.wallNow, this.#ids, this.#takeScratch);
     outputs.push({ kind: 'transmit', frame });
   }
+
+  /** No call makes more than one acknowledgement, and its frame need only last for that call. */
+  readonly #takeScratch = (size: number): Uint8Array => {
+    if (size > this.#scratch.length) this.#scratch = allocateApart(size);
+    return this.#scratch.subarray(0, size);
+  };
 
   /** Sends again what is queued, as far as pacing allows. */
   #pump(at: Instant, outputs: Output[]): void {

@@ -1,19 +1,59 @@
 import { randomFillSync } from 'node:crypto';
 
+/** Frames are gathered in pieces of this size. */
+const slabBytes = 64 * 1024;
+
+/** Slabs kept for reuse; more are in use only while the peer does not read. */
+const maxSpareSlabs = 4;
+
+/** Takes bytes to write; calls `done` once it does not need their memory any more. */
+export type WriteBytes = (bytes: Buffer, done: () => void) => void;
+
 /**
- * Client-side WebSocket framing (RFC 6455, 5.2) of many binary messages into one buffer.
+ * Client-side WebSocket framing (RFC 6455, 5.2) of binary messages.
  *
  * `ws` frames and writes one message at a time and masks byte by byte, which costs more than the
  * rest of the relay together at 1 KiB messages. This writes a whole batch at once and masks by
- * words. Messages are never fragmented and never compressed.
+ * words. Messages are never fragmented and never compressed. The memory that is written from is used
+ * again: as garbage it would lie outside of V8's heap, where V8 lets tens of megabytes gather.
  */
-export function frameBinary(messages: readonly Uint8Array[]): Buffer {
-  let total = 0;
-  for (const message of messages) total += headerBytes(message.length) + message.length;
-  const out = Buffer.allocUnsafe(total);
-  let offset = 0;
-  for (const message of messages) offset = writeFrame(out, offset, message);
-  return out;
+export class FrameWriter {
+  readonly #write: WriteBytes;
+  readonly #spare: Buffer[] = [];
+
+  constructor(write: WriteBytes) {
+    this.#write = write;
+  }
+
+  /** The messages have been copied when this returns. */
+  send(messages: readonly Uint8Array[]): void {
+    let slab: Buffer | undefined;
+    let used = 0;
+    for (const message of messages) {
+      const size = headerBytes(message.length) + message.length;
+      if (slab !== undefined && used + size > slab.length) {
+        this.#writeSlab(slab, used);
+        slab = undefined;
+      }
+      if (slab === undefined) {
+        slab = this.#takeSlab(size);
+        used = 0;
+      }
+      used = writeFrame(slab, used, message);
+    }
+    if (slab !== undefined) this.#writeSlab(slab, used);
+  }
+
+  #takeSlab(size: number): Buffer {
+    if (size > slabBytes) return Buffer.allocUnsafeSlow(size);
+    return this.#spare.pop() ?? Buffer.allocUnsafeSlow(slabBytes);
+  }
+
+  #writeSlab(slab: Buffer, used: number): void {
+    this.#write(slab.subarray(0, used), () => {
+      if (slab.length === slabBytes && this.#spare.length < maxSpareSlabs) this.#spare.push(slab);
+    });
+  }
 }
 
 const finAndBinary = 0x82;

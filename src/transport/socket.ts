@@ -3,7 +3,10 @@ import type { BridgeError } from '../errors.ts';
 /** One WebSocket connection of a data channel. It may be replaced; the channel outlives it. */
 export interface ChannelSocket {
   sendText(text: string): void;
-  /** Sends each message as one unfragmented binary frame, all of them in one write. */
+  /**
+   * Sends each message as one unfragmented binary frame, together in as few writes as may be. The
+   * messages have been copied when this returns.
+   */
   sendBinary(messages: readonly Uint8Array[]): void;
   ping(): void;
   /** Stops reading, so that TCP holds the peer back. Pings are not answered meanwhile. */

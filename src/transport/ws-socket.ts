@@ -3,7 +3,7 @@ import type { Duplex } from 'node:stream';
 import WebSocket from 'ws';
 import { BridgeError } from '../errors.ts';
 import type { Dial } from './dial.ts';
-import { frameBinary } from './frame-writer.ts';
+import { FrameWriter } from './frame-writer.ts';
 import { networkError, systemCode } from './network-error.ts';
 import type {
   ChannelSocket,
@@ -135,6 +135,9 @@ function lostError(peer: string, error: Error): BridgeError {
 class WsChannelSocket implements ChannelSocket {
   readonly #webSocket: WebSocket;
   readonly #connection: Duplex;
+  readonly #frames = new FrameWriter((bytes, done) => {
+    this.#connection.write(bytes, done);
+  });
   #isEnded = false;
 
   constructor(webSocket: WebSocket, connection: Duplex, peer: string, events: ChannelSocketEvents) {
@@ -181,7 +184,7 @@ class WsChannelSocket implements ChannelSocket {
   sendBinary(messages: readonly Uint8Array[]): void {
     // Written beside ws's sender, which has no queue of its own without compression: every frame,
     // ours or its, goes whole into the connection in the order of the calls.
-    if (this.#isOpen()) this.#connection.write(frameBinary(messages));
+    if (this.#isOpen()) this.#frames.send(messages);
   }
 
   ping(): void {

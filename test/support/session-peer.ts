@@ -68,15 +68,15 @@ export class SessionPeer {
   }
 
   connect(): void {
-    this.#outputs.push(...this.session.socketOpened(GRANT, this.instant));
+    this.#record(this.session.socketOpened(GRANT, this.instant));
   }
 
   disconnect(closeCode?: number): void {
-    this.#outputs.push(...this.session.socketLost(closeCode, this.instant));
+    this.#record(this.session.socketLost(closeCode, this.instant));
   }
 
   receive(fields: NaiveFields): void {
-    this.#outputs.push(...this.session.receive(naiveEncode(fields), this.instant));
+    this.#record(this.session.receive(naiveEncode(fields), this.instant));
   }
 
   /** A stream message of the agent's, with the next number unless one is given. */
@@ -126,16 +126,16 @@ export class SessionPeer {
   /** Sends `size` bytes of 0x61, or the bytes given. */
   send(payload: number | Uint8Array): void {
     const bytes = typeof payload === 'number' ? new Uint8Array(payload).fill(0x61) : payload;
-    this.#outputs.push(...this.session.send(bytes, this.instant));
+    this.#record(this.session.send(bytes, this.instant));
   }
 
   terminate(): void {
-    this.#outputs.push(...this.session.terminate(this.instant));
+    this.#record(this.session.terminate(this.instant));
   }
 
   wake(at: number = this.now): void {
     this.now = at;
-    this.#outputs.push(...this.session.wake(this.instant));
+    this.#record(this.session.wake(this.instant));
   }
 
   /** Moves time to the session's own deadline and wakes it; false when it has none. */
@@ -144,6 +144,15 @@ export class SessionPeer {
     if (at === undefined) return false;
     this.wake(Math.max(at, this.now));
     return true;
+  }
+
+  /** Frames and payloads are lent for the length of a call only. */
+  #record(outputs: readonly Output[]): void {
+    for (const output of outputs) {
+      if (output.kind === 'transmit') {
+        this.#outputs.push({ ...output, frame: new Uint8Array(output.frame) });
+      } else this.#outputs.push(output);
+    }
   }
 
   take(): Taken {

@@ -279,7 +279,8 @@ class Simulation {
         case 'transmit':
           if (!this.#isSocketUp) this.#fail('transmits without a socket');
           this.#count(output.frame);
-          this.#fly('agent', output.frame);
+          // Lent for the length of the call only.
+          this.#fly('agent', new Uint8Array(output.frame));
           break;
         case 'transmit-text':
           break;

@@ -2,11 +2,22 @@ import fc from 'fast-check';
 import { expect, it } from 'vitest';
 import type { Writable } from 'node:stream';
 import * as ws from 'ws';
-import { frameBinary } from '../../src/transport/frame-writer.ts';
+import { FrameWriter } from '../../src/transport/frame-writer.ts';
 import { pattern } from './harness.ts';
 
 // The server's parser shares nothing with what is tested. Its type leaves it out.
 const { Receiver } = ws as unknown as { Receiver: new (options: object) => Writable };
+
+/** All that a writer writes for one batch, when each write is done at once. */
+function frameBinary(messages: readonly Uint8Array[]): Buffer {
+  const written: Buffer[] = [];
+  const writer = new FrameWriter((bytes, done) => {
+    written.push(Buffer.from(bytes));
+    done();
+  });
+  writer.send(messages);
+  return Buffer.concat(written);
+}
 
 /** What ws makes of the bytes when they come in pieces of the given sizes. */
 function parse(bytes: Uint8Array, cuts: readonly number[] = []): Buffer[] {
@@ -81,4 +92,29 @@ it('marks every frame as final and binary', () => {
 
 it('makes nothing of nothing', () => {
   expect(frameBinary([]).length).toBe(0);
+});
+
+it('frames a batch of any size as the other side reads it', () => {
+  const messages = Array.from({ length: 40 }, (_, index) => pattern(1 + ((index * 7919) % 20_000)));
+  const got = parse(frameBinary([...messages, pattern(200_000), pattern(3)]));
+  expect(got.map((bytes) => bytes.length)).toEqual([
+    ...messages.map((bytes) => bytes.length),
+    200_000,
+    3,
+  ]);
+  expect(got.slice(0, 40).every((bytes, index) => bytes.equals(messages[index]!))).toBe(true);
+});
+
+it('writes into memory again only when its write is done', () => {
+  const written: { readonly bytes: Buffer; readonly done: () => void }[] = [];
+  const writer = new FrameWriter((bytes, done) => written.push({ bytes, done }));
+  writer.send([pattern(100)]);
+  const [first] = written;
+  const before = Buffer.from(first!.bytes);
+  writer.send([pattern(200)]);
+  expect(first!.bytes.equals(before)).toBe(true);
+  expect(written[1]!.bytes.buffer).not.toBe(first!.bytes.buffer);
+  first!.done();
+  writer.send([pattern(300)]);
+  expect(written[2]!.bytes.buffer).toBe(first!.bytes.buffer);
 });

@@ -53,15 +53,17 @@ export class MemorySocket implements ChannelSocket {
   }
 
   sendBinary(messages: readonly Uint8Array[]): void {
-    for (const frame of messages) {
+    for (const message of messages) {
+      // Lent for the length of the call only.
+      const frame = new Uint8Array(message);
       if (this.isStuck) {
         this.bufferedBytes += frame.length;
         continue;
       }
       this.frames.push(frame);
-      const message = naiveDecode(frame);
-      if (message === undefined) throw new Error('the channel sent bytes that are no message');
-      this.messages.push(message);
+      const decoded = naiveDecode(frame);
+      if (decoded === undefined) throw new Error('the channel sent bytes that are no message');
+      this.messages.push(decoded);
       if (!this.isBlackHole) this.onFrame(frame);
     }
   }

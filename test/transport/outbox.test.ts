@@ -30,10 +30,27 @@ it('writes a later turn by itself', async () => {
   expect(batches).toEqual([['a'], ['b']]);
 });
 
-it('does not wait for the turn to end with 256 KiB', () => {
+it('does not wait for the turn to end with 64 KiB', () => {
   const { outbox, batches } = make();
-  for (let count = 0; count < 256; count += 1) outbox.add(new Uint8Array(1024));
-  expect([batches.length, outbox.bytes]).toEqual([1, 0]);
+  for (let count = 0; count < 65; count += 1) outbox.add(new Uint8Array(1024));
+  expect([batches.map((batch) => batch.length), outbox.bytes]).toEqual([[64], 1024]);
+});
+
+it('writes a message of more than that at once, after what was there before', () => {
+  const { outbox, batches } = make();
+  outbox.add(message('a'));
+  outbox.add(new Uint8Array(65_537));
+  expect(batches.map((batch) => batch.map((text) => text.length))).toEqual([[1], [65_537]]);
+});
+
+it('keeps a copy, because what it is given is lent', async () => {
+  const { outbox, batches } = make();
+  const lent = message('a');
+  outbox.add(lent);
+  lent.fill(0x62);
+  outbox.add(lent);
+  await turn();
+  expect(batches).toEqual([['a', 'b']]);
 });
 
 it('counts what is gathered', () => {
