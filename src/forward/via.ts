@@ -30,6 +30,7 @@ export type Channel = Pick<
   | 'sourceReady'
   | 'pauseReceiving'
   | 'resumeReceiving'
+  | 'isSending'
   | 'probe'
   | 'terminate'
   | 'ended'
@@ -79,6 +80,9 @@ export function createViaEndpoint(options: ViaOptions): Channel {
     },
     resumeReceiving: () => {
       channel.resumeReceiving();
+    },
+    get isSending() {
+      return channel.isSending;
     },
     probe: () => {
       channel.probe();

@@ -11,6 +11,8 @@ export interface ClientLifeOptions {
   readonly reader: () => 'present' | 'gone' | 'unknown';
   /** Whether input waits unread, so that its end would not be noticed. */
   readonly isInputHeldBack: () => boolean;
+  /** Whether what was sent is still on its way to the remote side. */
+  readonly isSending: () => boolean;
   readonly parentPid: () => number;
   /** Somebody runs us by hand on a terminal; then Ctrl-C means us. */
   readonly isTerminal: boolean;
@@ -53,6 +55,8 @@ export class ClientLife {
   readonly #startedByPid: number;
   #state: 'present' | 'input-ended' | 'gone' = 'present';
   #heardAt: number;
+  /** From the start until everything read before the end of input has arrived. */
+  #isUploading = true;
   #cancelPoll: (() => void) | undefined;
   #isPolling = false;
   #cancelHangup: (() => void) | undefined;
@@ -137,6 +141,9 @@ export class ClientLife {
   #checkReader(): void {
     if (this.#state !== 'input-ended') return;
     const reader = this.#options.reader();
+    // A long upload is silent until all of it has arrived; what is sent later is no input any more.
+    this.#isUploading &&= this.#options.isSending();
+    if (this.#isUploading && reader === 'present') this.heard();
     const quietMs = this.#options.clock.now() - this.#heardAt;
     const limitMs = reader === 'present' ? quietPresentMs : quietUnknownMs;
     if (reader === 'gone' || quietMs >= limitMs) {

@@ -13,6 +13,8 @@ export interface Endpoint {
   sourceReady(): void;
   pauseReceiving(): void;
   resumeReceiving(): void;
+  /** Bytes are still to be sent, or on their way, and there is hope for them. */
+  readonly isSending: boolean;
   /** Looks at once whether the connection is still alive. */
   probe(): void;
   /** Sends what is left and ends the remote session. */
@@ -78,6 +80,7 @@ export async function relay(options: RelayOptions): Promise<number> {
     clock,
     reader: readerOf(1),
     isInputHeldBack: () => input.isHeldBack,
+    isSending: () => endpoint?.isSending ?? true,
     parentPid: () => process.ppid,
     isTerminal: options.isTerminal,
     onGone: (departure) => {

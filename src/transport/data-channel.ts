@@ -60,6 +60,9 @@ type Purpose =
 /** Bytes on their way to the kernel above which the source is left waiting. */
 const maxUnsentBytes = 1024 * 1024;
 
+/** Least time without an acknowledgement after which nobody should wait for one. */
+const minStallMs = 60_000;
+
 /** When to stop waiting for the acknowledgement of our last bytes, and of TerminateSession. */
 const flushLimitMs = 500;
 const terminateLimitMs = 500;
@@ -95,10 +98,12 @@ export class DataChannel {
   #agentVersion = '';
   #sourceMayHaveMore = true;
   #isPaused = false;
+  #acknowledgedAt: number;
 
   constructor(options: DataChannelOptions) {
     this.#options = options;
     this.#session = new Session(options.session);
+    this.#acknowledgedAt = options.clock.now();
     this.#streamUrl = options.grant.streamUrl;
     this.#timer = new WakeTimer(options.clock, () => {
       this.#wake();
@@ -141,6 +146,14 @@ export class DataChannel {
 
   resumeReceiving(): void {
     this.#setPaused(false);
+  }
+
+  /** Bytes are unsent or unacknowledged, and the last acknowledgement is no longer ago than an outage may last. */
+  get isSending(): boolean {
+    const { clock, resumeTimeoutMs } = this.#options;
+    const stalledMs = clock.now() - this.#acknowledgedAt;
+    if (stalledMs > Math.max(resumeTimeoutMs, minStallMs)) return false;
+    return this.#sourceMayHaveMore || this.#session.unackedMessages > 0;
   }
 
   /** Checks the connection at once, because something suggests that it may be dead. */
@@ -226,7 +239,10 @@ export class DataChannel {
     const at = this.#instant();
     const unacked = this.#session.unackedMessages;
     const outputs = receive(at);
-    if (this.#session.unackedMessages < unacked) link.noteProgress();
+    if (this.#session.unackedMessages < unacked) {
+      this.#acknowledgedAt = at.now;
+      link.noteProgress();
+    }
     this.#applyAll(outputs);
     this.#afterInput(at);
   }

@@ -22,6 +22,7 @@ export interface MemoryChannel extends ForwardChannel {
   /** Bytes as if from the agent. */
   inject(bytes: Uint8Array): void;
   probe(): void;
+  readonly isSending: boolean;
 }
 
 export interface MemoryChannelOptions {
@@ -116,6 +117,7 @@ export function memoryChannel(
       isPaused = false;
       server.resume();
     },
+    isSending: true,
     probe() {
       // Nothing to probe.
     },

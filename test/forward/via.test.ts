@@ -127,6 +127,10 @@ describe.each([16_384, 1024, 5])(
   },
 );
 
+it('is sending while its channel is', () => {
+  expect(bench({}).endpoint.isSending).toBe(true);
+});
+
 describe('the end', () => {
   it('of the destination ends the connection, after its last bytes', async () => {
     const [near, far] = duplexPair();

@@ -9,6 +9,7 @@ function make(options: { isTerminal?: boolean; parent?: number } = {}) {
     clock,
     reader: 'present' as Reader,
     isHeldBack: false,
+    isSending: false,
     parent: options.parent ?? 4321,
     looks: 0,
     departures: [] as Departure[],
@@ -20,6 +21,7 @@ function make(options: { isTerminal?: boolean; parent?: number } = {}) {
       return world.reader;
     },
     isInputHeldBack: () => world.isHeldBack,
+    isSending: () => world.isSending,
     parentPid: () => world.parent,
     isTerminal: options.isTerminal ?? false,
     onGone: (departure) => world.departures.push(departure),
@@ -78,6 +80,39 @@ describe('the end of input', () => {
     clock.advance(100);
     expect(world.departures).toEqual([left]);
   });
+
+  it('is put off while bytes are on their way, and a present reader has its minute then', () => {
+    const { life, world, clock } = make();
+    world.isSending = true;
+    life.inputEnded();
+    clock.advance(600_000);
+    world.isSending = false;
+    clock.advance(59_900);
+    expect(world.departures).toEqual([]);
+    clock.advance(100);
+    expect(world.departures).toEqual([left]);
+  });
+
+  it('is not put off by what is sent after all input has arrived', () => {
+    const { life, world, clock } = make();
+    life.inputEnded();
+    clock.advance(100);
+    world.isSending = true;
+    clock.advance(59_900);
+    expect(world.departures).toEqual([left]);
+  });
+
+  it.each(['gone', 'unknown'] as const)(
+    'is not put off by bytes on their way when the reader is %s',
+    (reader) => {
+      const { life, world, clock } = make();
+      world.isSending = true;
+      world.reader = reader;
+      life.inputEnded();
+      clock.advance(500);
+      expect(world.departures).toEqual([left]);
+    },
+  );
 
   it('is told once', () => {
     const { life, world, clock } = make();

@@ -65,6 +65,7 @@ const endpoint: Endpoint = {
     report({ event: 'resumed', delivered });
     deliver();
   },
+  isSending: false,
   probe: () => {
     report({ event: 'probed' });
   },

@@ -600,6 +600,31 @@ describe('holding back', () => {
   });
 });
 
+describe('sending', () => {
+  it('lasts until everything is acknowledged', async () => {
+    const harness = await new Harness().open();
+    const held: Uint8Array[] = [];
+    harness.onFrame = (frame) => held.push(frame);
+    harness.send('on its way');
+    await settled();
+    expect(harness.channel.isSending).toBe(true);
+    harness.onFrame = undefined;
+    for (const frame of held) harness.agent.receive(frame, harness.clock.now());
+    await settled();
+    expect(harness.channel.isSending).toBe(false);
+  });
+
+  it('is given up when nothing is acknowledged for as long as an outage may last', async () => {
+    const harness = await new Harness({ resumeTimeoutMs: 120_000 }).open();
+    harness.onFrame = () => undefined;
+    harness.send('lost');
+    await harness.clock.pass(119_000);
+    expect(harness.channel.isSending).toBe(true);
+    await harness.clock.pass(2000);
+    expect(harness.channel.isSending).toBe(false);
+  });
+});
+
 describe('ending', () => {
   it('sends all bytes, has them acknowledged, sends the flag, has it acknowledged, and closes', async () => {
     const harness = await new Harness().open();
