@@ -60,3 +60,13 @@ export class BridgeError extends Error {
 export function isBridgeError(value: unknown): value is BridgeError {
   return value instanceof BridgeError;
 }
+
+/** Why a system call failed, with its code: `no such file or directory (ENOENT)`. */
+export function systemReason(error: unknown): string {
+  if (!(error instanceof Error) || !('code' in error) || typeof error.code !== 'string') {
+    return 'it failed';
+  }
+  // Node's message holds code and call as well: `ENOENT: no such file or directory, open '…'`.
+  const words = /^[A-Z0-9]+: ([^,]+),/.exec(error.message)?.[1];
+  return words === undefined ? error.code : `${words} (${error.code})`;
+}

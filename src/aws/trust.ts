@@ -1,5 +1,5 @@
 import { readFileSync } from 'node:fs';
-import { BridgeError } from '../errors.ts';
+import { BridgeError, systemReason } from '../errors.ts';
 
 const certificate = /-----BEGIN CERTIFICATE-----[^-]+-----END CERTIFICATE-----/g;
 
@@ -13,10 +13,14 @@ export function loadTrust(file: string): readonly string[] {
   try {
     text = readFileSync(file, 'latin1');
   } catch (error) {
-    throw new BridgeError('usage.config', `cannot read the CA bundle ${file} (${reason(error)})`, {
-      hint: 'check AWS_CA_BUNDLE, or ca_bundle in the AWS config file',
-      cause: error,
-    });
+    throw new BridgeError(
+      'usage.config',
+      `cannot read the CA bundle ${file}: ${systemReason(error)}`,
+      {
+        hint: 'check AWS_CA_BUNDLE, or ca_bundle in the AWS config file',
+        cause: error,
+      },
+    );
   }
   const found = text.match(certificate);
   if (found === null) {
@@ -25,11 +29,4 @@ export function loadTrust(file: string): readonly string[] {
     });
   }
   return found;
-}
-
-function reason(error: unknown): string {
-  if (error instanceof Error && 'code' in error && typeof error.code === 'string') {
-    return error.code;
-  }
-  return 'unknown error';
 }

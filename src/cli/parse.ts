@@ -218,7 +218,9 @@ function node(text: string): string {
     `${quote(text)} is not a node id`,
     isNodeId(text.toLowerCase())
       ? { hint: 'node ids are in lower case; %h gives them so' }
-      : { hint: 'expected i-… of an EC2 instance or mi-… of a managed node' },
+      : {
+          hint: 'expected i- or mi- and 17 hex digits (old instances: 8), as in i-0123456789abcdef0',
+        },
   );
 }
 

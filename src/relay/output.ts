@@ -2,7 +2,7 @@ import { closeSync, openSync } from 'node:fs';
 import { Socket } from 'node:net';
 import { devNull } from 'node:os';
 import type { Writable } from 'node:stream';
-import { BridgeError } from '../errors.ts';
+import { BridgeError, systemReason } from '../errors.ts';
 import { isPipeOrSocket } from './input.ts';
 
 export interface OutputEvents {
@@ -185,10 +185,7 @@ export class Output {
 }
 
 function writeFailed(error: NodeJS.ErrnoException): BridgeError {
-  // Node's message repeats the code and the call: `ENOSPC: no space left on device, write`.
-  const words = /^[A-Z0-9]+: (.*), \w+$/.exec(error.message)?.[1] ?? error.message;
-  const why = error.code === undefined ? words : `${words} (${error.code})`;
-  return new BridgeError('local.io', `could not write to standard output: ${why}`, {
+  return new BridgeError('local.io', `could not write to standard output: ${systemReason(error)}`, {
     hint: 'what has been written is incomplete; check where it goes, and the space left there',
     cause: error,
   });

@@ -3,7 +3,7 @@ import { randomBytes } from 'node:crypto';
 import { watch } from 'node:fs';
 import { lstat, mkdir, open, readFile, rename, rm, writeFile } from 'node:fs/promises';
 import { dirname } from 'node:path';
-import { BridgeError } from '../errors.ts';
+import { BridgeError, systemReason } from '../errors.ts';
 import { codeOf } from './socket-place.ts';
 
 /** Waiters look again this often, besides being told by the directory. */
@@ -18,7 +18,7 @@ export async function preparePrivateDirectory(directory: string): Promise<void> 
     const isClosed = process.platform === 'win32' || (stats.mode & 0o077) === 0;
     if (stats.isDirectory() && isOurs && isClosed) return;
   } catch (error) {
-    throw new BridgeError('local.io', `cannot use ${directory}: ${codeOf(error) ?? 'it failed'}`, {
+    throw new BridgeError('local.io', `cannot use ${directory}: ${systemReason(error)}`, {
       cause: error,
     });
   }

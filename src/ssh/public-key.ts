@@ -4,7 +4,7 @@ import { createHash } from 'node:crypto';
 import { link, mkdir, mkdtemp, readFile, rm, stat, writeFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { promisify } from 'node:util';
-import { BridgeError } from '../errors.ts';
+import { BridgeError, systemReason } from '../errors.ts';
 import { AgentFaultError, listIdentities } from './agent-client.ts';
 import { codeOf, expandHome } from './socket-place.ts';
 import { WireError, WireReader } from './wire.ts';
@@ -74,7 +74,8 @@ export async function readPublicKeyFile(path: string): Promise<PublicKey> {
     return parsePublicKey(await readFile(file, 'utf8'), file);
   } catch (error) {
     if (error instanceof BridgeError) throw error;
-    throw refused(`cannot read ${file}: ${codeOf(error) ?? 'it failed'}`, undefined, error);
+    const message = `cannot read ${file}: ${systemReason(error)}`;
+    throw refused(message, 'check the path given as --key', error);
   }
 }
 
@@ -210,8 +211,7 @@ async function publicHalfOf(file: string): Promise<PublicKey> {
 }
 
 function fileFailed(file: string, what: string, cause: unknown): BridgeError {
-  const why = codeOf(cause);
-  return new BridgeError('key.failed', `${what} ${file}${why === undefined ? '' : `: ${why}`}`, {
+  return new BridgeError('key.failed', `${what} ${file}: ${systemReason(cause)}`, {
     hint: 'check the path given as --key file:PATH; keys in it must be readable by you only',
     cause,
   });

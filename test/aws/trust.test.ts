@@ -69,8 +69,16 @@ describe('a CA bundle', () => {
   });
 
   it.each([
-    ['is missing', '/nonexistent/ca.pem', 'cannot read the CA bundle /nonexistent/ca.pem (ENOENT)'],
-    ['is a directory', '/', 'cannot read the CA bundle / (EISDIR)'],
+    [
+      'is missing',
+      '/nonexistent/ca.pem',
+      'cannot read the CA bundle /nonexistent/ca.pem: no such file or directory (ENOENT)',
+    ],
+    [
+      'is a directory',
+      '/',
+      'cannot read the CA bundle /: illegal operation on a directory (EISDIR)',
+    ],
   ])('that %s is named', async (_what, path, message) => {
     around.set({ AWS_CA_BUNDLE: path });
     const error = await failureOf(open());

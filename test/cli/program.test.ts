@@ -86,7 +86,7 @@ describe('the built program', () => {
     expect(ended.status).toBe(2);
     const file = path.join(home, '.local/state/ssm-bridge/last-error');
     expect(readFileSync(file, 'utf8')).toMatch(
-      /Z ssm-bridge: 'web' is not a node id; expected i-…/,
+      /Z ssm-bridge: 'web' is not a node id; expected i- .*, as in i-0123456789abcdef0/,
     );
   });
 

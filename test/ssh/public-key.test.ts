@@ -85,7 +85,8 @@ describe('a public key file', () => {
   it('that is missing is named', async () => {
     await expect(readPublicKeyFile(join(dir, 'no.pub'))).rejects.toMatchObject({
       code: 'key.refused',
-      message: expect.stringMatching(/no\.pub: ENOENT/) as string,
+      hint: 'check the path given as --key',
+      message: expect.stringMatching(/no\.pub: no such file or directory \(ENOENT\)$/) as string,
     });
   });
 });
