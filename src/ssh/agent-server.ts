@@ -45,6 +45,7 @@ export class AgentServer {
   readonly #leases = new Set<Socket>();
   readonly #clients = new Set<Socket>();
   #identity: SocketIdentity | undefined;
+  #accepted = 0;
   #finishedLogins = 0;
   #leasesGranted = 0;
   #isRetiring = false;
@@ -112,11 +113,7 @@ export class AgentServer {
   async retire(limitMs: number): Promise<void> {
     this.#isRetiring = true;
     for (const socket of this.#leases) socket.destroySoon();
-    // Connections that the kernel has completed are accepted in the next turns of the loop; closing the
-    // listener before would reset them.
-    for (let turn = 0; turn < 3; turn++) {
-      await new Promise((resolve) => setImmediate(resolve));
-    }
+    await this.#acceptQueued();
     const closed = once(this.#server, 'close');
     this.#server.close();
     const limit = setTimeout(() => {
@@ -126,7 +123,21 @@ export class AgentServer {
     clearTimeout(limit);
   }
 
+  /**
+   * Closing the listener resets connections that the kernel has completed and nobody has accepted. Since
+   * libuv 1.45 each turn of the event loop accepts one of them, so the queue is empty when turns bring none.
+   */
+  async #acceptQueued(): Promise<void> {
+    let quietTurns = 0;
+    while (quietTurns < 3) {
+      const before = this.#accepted;
+      await new Promise((resolve) => setImmediate(resolve));
+      quietTurns = this.#accepted === before ? quietTurns + 1 : 0;
+    }
+  }
+
   #serve(socket: Socket): void {
+    this.#accepted += 1;
     this.#clients.add(socket);
     const reader = new FrameReader(MAX_REQUEST_LENGTH);
     const connection = { hasSigned: false };

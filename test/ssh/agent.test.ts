@@ -300,6 +300,22 @@ describe('logins that share a path', () => {
     await ending;
   });
 
+  it('that have connected before the owner began to end are all answered', async () => {
+    const owner = login();
+    await owner.agent.start();
+    // connect(2) happens in this turn: the kernel queues them all before the owner accepts one.
+    const clients = Array.from({ length: 40 }, () => createConnection(path));
+    const asked = clients.map(async (client) => {
+      client.write(encodeString(new Uint8Array([11])));
+      const [answer] = (await once(client, 'data')) as [Buffer];
+      client.destroy();
+      return answer[4];
+    });
+    const ending = owner.agent.end(10_000);
+    expect(await Promise.all(asked)).toEqual(clients.map(() => 12));
+    await ending;
+  });
+
   it('push the key themselves when the owner pushes elsewhere', async () => {
     const owner = login('here');
     await owner.agent.start();
