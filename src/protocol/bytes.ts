@@ -30,11 +30,6 @@ export function readU32(source: Uint8Array, offset: number): number {
   return asBuffer(source).readUInt32BE(offset);
 }
 
-/** A 64-bit field as a number; inexact beyond 2^53, so for fields whose value decides nothing. */
-export function readU64(source: Uint8Array, offset: number): number {
-  return readU32(source, offset) * TWO_32 + readU32(source, offset + 4);
-}
-
 /** A signed 64-bit field, or undefined when it is negative or not exactly a number. */
 export function readSafeI64(source: Uint8Array, offset: number): number | undefined {
   const high = readU32(source, offset);
@@ -63,10 +58,6 @@ export function readLatin1(source: Uint8Array, start: number, end: number): stri
 /** Each character below 256 as the byte of the same code. */
 export function writeLatin1(target: Uint8Array, offset: number, text: string): void {
   asBuffer(target).write(text, offset, text.length, 'latin1');
-}
-
-export function readHex(source: Uint8Array, start: number, end: number): string {
-  return asBuffer(source).toString('hex', start, end);
 }
 
 export function writeHex(target: Uint8Array, offset: number, hex: string): void {

@@ -8,7 +8,6 @@ import {
   readLatin1,
   readSafeI64,
   readU32,
-  readU64,
   writeLatin1,
   writeU32,
   writeU64,
@@ -25,7 +24,7 @@ import {
   SHORT_HEADER_LENGTH,
 } from './constants.ts';
 import type { Message, OutgoingStreamMessage, StreamMessage } from './message.ts';
-import { readMessageId, type MessageIdSource } from './uuid.ts';
+import type { MessageIdSource } from './uuid.ts';
 
 const PAYLOAD_OFFSET = HEADER_LENGTH + PAYLOAD_LENGTH_SIZE;
 
@@ -65,23 +64,17 @@ export function encodeStreamMessage(
   return frame;
 }
 
-/** An acknowledgement; `json` is ASCII. */
-export function encodeAcknowledge(
-  json: string,
-  createdAt: number,
-  ids: MessageIdSource,
-  take: Allocate = allocate,
-): Uint8Array {
-  const frame = take(PAYLOAD_OFFSET + json.length);
-  writeLatin1(frame, PAYLOAD_OFFSET, json);
-  const fields = {
-    createdAt,
-    seq: 0,
-    flags: ACKNOWLEDGE_FLAGS,
-    payloadType: PAYLOAD_TYPE.none,
-  };
-  writeHeader(frame, HEADER_START.acknowledge, fields, digestOf(json), ids);
-  return frame;
+/**
+ * What comes before the payload of an acknowledgement, payload length included; date, id and digest
+ * are left 0.
+ */
+export function acknowledgeHead(payloadLength: number): Uint8Array {
+  const head = new Uint8Array(PAYLOAD_OFFSET);
+  head.set(HEADER_START.acknowledge);
+  writeU64(head, OFFSET.flags, ACKNOWLEDGE_FLAGS);
+  writeU32(head, OFFSET.payloadType, PAYLOAD_TYPE.none);
+  writeU32(head, HEADER_LENGTH, payloadLength);
+  return head;
 }
 
 function writeHeader(
@@ -132,16 +125,13 @@ export function decodeMessage(frame: Uint8Array): Message {
         kind: 'stream',
         messageType,
         seq,
-        flags: readU64(frame, OFFSET.flags),
-        createdAt: readU64(frame, OFFSET.createdDate),
-        messageId: readMessageId(frame, OFFSET.messageId),
         payloadType: readU32(frame, OFFSET.payloadType),
         payload,
-        digest: readDigest(frame),
+        frame,
       };
     }
     case 'acknowledge':
-      return { kind: 'acknowledge', payload, digest: readDigest(frame) };
+      return { kind: 'acknowledge', payload, frame };
     case 'channel_closed':
       return { kind: 'channel-closed', payload };
     default:
@@ -150,16 +140,16 @@ export function decodeMessage(frame: Uint8Array): Message {
 }
 
 /** Whether the payload is the one the sender made its digest from. Empty payloads carry none. */
-export function isIntact(message: Pick<StreamMessage, 'payload' | 'digest'>): boolean {
-  return message.payload.length === 0 || digestOf(message.payload) === message.digest;
+export function isIntact({ payload, frame }: Pick<StreamMessage, 'payload' | 'frame'>): boolean {
+  return payload.length === 0 || digestOf(payload) === readDigest(frame);
 }
 
 function readDigest(frame: Uint8Array): string {
   return readLatin1(frame, OFFSET.payloadDigest, OFFSET.payloadDigest + DIGEST_SIZE);
 }
 
-/** As text of one character per byte: three times cheaper than a hash object and its buffer. */
-function digestOf(payload: Uint8Array | string): string {
+/** SHA-256 as text of one character per byte: three times cheaper than a hash object and its buffer. */
+export function digestOf(payload: Uint8Array): string {
   return hash('sha256', payload, 'binary');
 }
 

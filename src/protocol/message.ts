@@ -7,19 +7,16 @@ export interface StreamMessage {
   readonly kind: 'stream';
   readonly messageType: StreamMessageType;
   readonly seq: number;
-  readonly flags: number;
-  readonly createdAt: number;
-  readonly messageId: string;
   readonly payloadType: number;
   readonly payload: Uint8Array;
-  /** The header's digest, a byte per character; whether it fits is `isIntact`'s to say. */
-  readonly digest: string;
+  /** The whole message, for the id to acknowledge and the digest; whether that fits says `isIntact`. */
+  readonly frame: Uint8Array;
 }
 
 export interface AcknowledgeMessage {
   readonly kind: 'acknowledge';
   readonly payload: Uint8Array;
-  readonly digest: string;
+  readonly frame: Uint8Array;
 }
 
 /** The service's last word. Made by the service, so its digest is not relied on. */
@@ -55,4 +52,8 @@ export type Message =
   | MalformedMessage;
 
 /** A stream message to be encoded; its id comes from a MessageIdSource. */
-export type OutgoingStreamMessage = Omit<StreamMessage, 'kind' | 'messageId' | 'digest'>;
+export interface OutgoingStreamMessage extends Omit<StreamMessage, 'kind' | 'frame'> {
+  readonly flags: number;
+  /** Unix milliseconds. */
+  readonly createdAt: number;
+}

@@ -9,16 +9,8 @@ import {
   MAX_SHOWN_NAME,
   MAX_SHOWN_OUTPUT,
 } from './constants.ts';
-import type { StreamMessage } from './message.ts';
 
 // ---- acknowledge --------------------------------------------------------------------------------
-
-/** ASCII only, as the codec's fast path wants it; keys in the order AWS's own client writes. */
-export function acknowledgeJson(
-  message: Pick<StreamMessage, 'messageType' | 'messageId' | 'seq'>,
-): string {
-  return `{"AcknowledgedMessageType":"${message.messageType}","AcknowledgedMessageId":"${message.messageId}","AcknowledgedMessageSequenceNumber":${message.seq},"IsSequentialMessage":true}`;
-}
 
 /** The form every known agent writes; anything else takes the way through JSON.parse. */
 const USUAL_ACKNOWLEDGE =

@@ -10,8 +10,9 @@
  */
 import { BridgeError } from '../errors.ts';
 import { isVersion } from './agent-version.ts';
-import { allocateApart, readU32, utf8Bytes, writeU32 } from './bytes.ts';
-import { decodeMessage, encodeAcknowledge, isIntact } from './codec.ts';
+import { Acknowledger } from './acknowledger.ts';
+import { readU32, utf8Bytes, writeU32 } from './bytes.ts';
+import { decodeMessage, isIntact } from './codec.ts';
 import {
   EARLY_DATA_HOLD_MS,
   FLAG,
@@ -24,7 +25,6 @@ import { answerHandshake, SHELL_HINT, type OpenedSession } from './handshake.ts'
 import type { StreamMessage } from './message.ts';
 import type { Instant, Output } from './output.ts';
 import {
-  acknowledgeJson,
   openDataChannelJson,
   parseAcknowledgedSeq,
   parseChannelClosedOutput,
@@ -89,17 +89,14 @@ const LINK_DOWN: Link = { kind: 'down' };
 
 export class Session {
   readonly #options: SessionOptions;
-  readonly #ids: RandomMessageIds;
   readonly #sender: Sender;
   readonly #receiveWindow = new ReceiveWindow();
-  /** Where acknowledgements are written. */
-  #scratch = allocateApart(512);
+  readonly #acknowledger: Acknowledger;
   #state: State = { phase: 'awaiting-request', terminateWhenOpen: false };
   #link: Link = LINK_DOWN;
   /** What kept the last `sendCapacity` at 0, and what a source is known to wait for. */
   #blockedBy: Obstacle = 'nothing';
   #wait: Obstacle = 'nothing';
-  #lastAcknowledged: Pick<StreamMessage, 'messageType' | 'messageId' | 'seq'> | undefined;
   #corruptSockets = 0;
   #resumedAt = Number.NEGATIVE_INFINITY;
 
@@ -108,8 +105,9 @@ export class Session {
       throw new BridgeError('internal', 'the client version must be dotted numbers');
     }
     this.#options = options;
-    this.#ids = new RandomMessageIds(options.randomBytes);
-    this.#sender = new Sender(options, this.#ids);
+    const ids = new RandomMessageIds(options.randomBytes);
+    this.#sender = new Sender(options, ids);
+    this.#acknowledger = new Acknowledger(ids);
   }
 
   get phase(): Phase {
@@ -144,9 +142,8 @@ export class Session {
     const text = openDataChannelJson({ ...grant, clientId, clientVersion });
     const outputs: Output[] = [{ kind: 'transmit-text', text }];
     // An agent that was paused resumes when it hears anything, an old acknowledgement included.
-    if (this.#lastAcknowledged !== undefined) {
-      this.#transmitAcknowledge(this.#lastAcknowledged, at, outputs);
-    }
+    const { last } = this.#acknowledger;
+    if (last !== undefined) outputs.push({ kind: 'transmit', frame: last });
     this.#sender.socketOpened();
     this.#pump(at, outputs);
     return outputs;
@@ -319,7 +316,9 @@ export class Session {
     if (placement === 'refused') return [ignored('too many early messages')];
     this.#noteGoodSocket();
     const outputs: Output[] = [];
-    this.#transmitAcknowledge(message, at, outputs);
+    // No call makes more than one acknowledgement, and its frame need only last for that call.
+    const frame = this.#acknowledger.encode(message.frame, message.seq, at.wallNow);
+    outputs.push({ kind: 'transmit', frame });
     if (placement !== 'next') return outputs;
     let next: ReceivedMessage | undefined = message;
     while (next !== undefined) {
@@ -458,24 +457,6 @@ export class Session {
     const frame = this.#sender.add(payloadType, payload, at);
     if (frame !== undefined) outputs.push({ kind: 'transmit', frame });
   }
-
-  #transmitAcknowledge(
-    message: Pick<StreamMessage, 'messageType' | 'messageId' | 'seq'>,
-    at: Instant,
-    outputs: Output[],
-  ): void {
-    const { messageType, messageId, seq } = message;
-    this.#lastAcknowledged = { messageType, messageId, seq };
-    const json = acknowledgeJson(message);
-    const frame = encodeAcknowledge(json, at.wallNow, this.#ids, this.#takeScratch);
-    outputs.push({ kind: 'transmit', frame });
-  }
-
-  /** No call makes more than one acknowledgement, and its frame need only last for that call. */
-  readonly #takeScratch = (size: number): Uint8Array => {
-    if (size > this.#scratch.length) this.#scratch = allocateApart(size);
-    return this.#scratch.subarray(0, size);
-  };
 
   /** Sends again what is queued, as far as pacing allows. */
   #pump(at: Instant, outputs: Output[]): void {

@@ -2,7 +2,7 @@
  * Message ids. On the wire the two halves of a UUID are swapped: bytes 8–15 come first. In
  * acknowledgements the same id stands as ordinary text, un-swapped.
  */
-import { readHex, readU8, writeHex } from './bytes.ts';
+import { readU8, utf8Bytes, writeHex } from './bytes.ts';
 import { ID_POOL_BYTES, MESSAGE_ID_SIZE } from './constants.ts';
 
 /** Puts a message id into a header under construction. */
@@ -10,10 +10,29 @@ export interface MessageIdSource {
   write(target: Uint8Array, offset: number): void;
 }
 
-/** The lower-case text form of the id at `offset`. */
-export function readMessageId(source: Uint8Array, offset: number): string {
-  const hex = readHex(source, offset, offset + MESSAGE_ID_SIZE);
-  return `${hex.slice(16, 24)}-${hex.slice(24, 28)}-${hex.slice(28, 32)}-${hex.slice(0, 4)}-${hex.slice(4, 16)}`;
+/** Characters of an id as text. */
+export const MESSAGE_ID_TEXT_LENGTH = 36;
+
+const HEX = utf8Bytes('0123456789abcdef');
+const DASH = '-'.charCodeAt(0);
+/** Where each byte of an id as it is on the wire begins in its text. */
+const TEXT_AT = [19, 21, 24, 26, 28, 30, 32, 34, 0, 2, 4, 6, 9, 11, 14, 16];
+const DASHES_AT = [8, 13, 18, 23];
+
+/** Writes the lower-case text form of the id at `offset` of `source`. */
+export function writeMessageIdText(
+  target: Uint8Array,
+  targetOffset: number,
+  source: Uint8Array,
+  offset: number,
+): void {
+  for (let index = 0; index < MESSAGE_ID_SIZE; index += 1) {
+    const byte = source[offset + index] ?? 0;
+    const at = targetOffset + (TEXT_AT[index] ?? 0);
+    target[at] = HEX[byte >> 4] ?? 0;
+    target[at + 1] = HEX[byte & 0x0f] ?? 0;
+  }
+  for (const at of DASHES_AT) target[targetOffset + at] = DASH;
 }
 
 /** An id known as text. */
