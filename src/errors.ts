@@ -61,12 +61,26 @@ export function isBridgeError(value: unknown): value is BridgeError {
   return value instanceof BridgeError;
 }
 
+/** The string `code` that Node puts on system, DNS and TLS errors. */
+export function systemCode(error: unknown): string | undefined {
+  if (typeof error !== 'object' || error === null || !('code' in error)) return undefined;
+  return typeof error.code === 'string' ? error.code : undefined;
+}
+
 /** Why a system call failed, with its code: `no such file or directory (ENOENT)`. */
 export function systemReason(error: unknown): string {
-  if (!(error instanceof Error) || !('code' in error) || typeof error.code !== 'string') {
-    return 'it failed';
-  }
+  const code = systemCode(error);
+  if (code === undefined || !(error instanceof Error)) return 'it failed';
   // Node's message holds code and call as well: `ENOENT: no such file or directory, open '…'`.
   const words = /^[A-Z0-9]+: ([^,]+),/.exec(error.message)?.[1];
-  return words === undefined ? error.code : `${words} (${error.code})`;
+  return words === undefined ? code : `${words} (${code})`;
+}
+
+/**
+ * Text from outside for a single terminal line. The service, the node and files have their say in messages:
+ * they must not steer the terminal, nor fill it.
+ */
+export function oneLine(text: string, maxLength = 400): string {
+  const plain = text.replace(/[\p{Cc}\p{Cf}\s]+/gu, ' ').trim();
+  return plain.length > maxLength ? `${plain.slice(0, maxLength)}…` : plain;
 }

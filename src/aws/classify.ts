@@ -1,5 +1,5 @@
-import { BridgeError } from '../errors.ts';
-import { networkError, systemCode } from '../transport/network-error.ts';
+import { BridgeError, oneLine, systemCode } from '../errors.ts';
+import { networkError } from '../network-error.ts';
 
 /** What was asked of which service, for messages. */
 export interface ApiCall {
@@ -278,14 +278,6 @@ function quoted(error: unknown): string {
   if (!(error instanceof Error) || !('$fault' in error)) return '';
   const text = oneLine(error.message).replace(/\.$/, '');
   return text === '' || text === error.name ? '' : `: ${text}`;
-}
-
-const maxQuoted = 400;
-
-/** Text from outside for a single terminal line: no control characters, bounded. */
-export function oneLine(text: string): string {
-  const plain = text.replace(/[\p{Cc}\p{Cf}\p{Zl}\p{Zp}\s]+/gu, ' ').trim();
-  return plain.length > maxQuoted ? `${plain.slice(0, maxQuoted)}…` : plain;
 }
 
 export function errorName(error: unknown): string {

@@ -1,7 +1,7 @@
 import type { SSMClientConfig } from '@aws-sdk/client-ssm';
+import { oneLine } from '../errors.ts';
 import type { Logger } from '../logger.ts';
 import { makeAgents, type ApiDial } from './agent.ts';
-import { oneLine } from './classify.ts';
 import type { CredentialStore } from './credentials.ts';
 import type { ServiceName, Settings } from './settings.ts';
 

@@ -1,7 +1,6 @@
-import { BridgeError } from '../errors.ts';
+import { BridgeError, oneLine, systemCode } from '../errors.ts';
 import type { Logger } from '../logger.ts';
-import { systemCode } from '../transport/network-error.ts';
-import { type ApiPlace, classifyApiError, oneLine } from './classify.ts';
+import { type ApiPlace, classifyApiError } from './classify.ts';
 import { sdkLogger } from './clients.ts';
 import { readSharedFiles } from './cold-shared-config.ts';
 import type { Credentials } from './credentials.ts';

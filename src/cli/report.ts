@@ -1,4 +1,4 @@
-import { isBridgeError } from '../errors.ts';
+import { isBridgeError, oneLine } from '../errors.ts';
 import type { ErrorCode } from '../errors.ts';
 import { rememberFailure } from './last-error.ts';
 import { isStderrUnread, writeStderr } from './stderr.ts';
@@ -45,10 +45,10 @@ export function errorLine(error: unknown, target: string | undefined): string {
 
 /** A line as it stands on stderr. In a chain of hops the target tells the lines of the bridges apart. */
 export function prefixed(target: string | undefined, text: string): string {
-  if (target === undefined) return oneLine(`ssm-bridge: ${text}`);
+  if (target === undefined) return oneLine(`ssm-bridge: ${text}`, maxLineLength);
   // "i-0: i-0 is not connected" says the same with less.
   const rest = text.startsWith(`${target} is `) ? text.slice(`${target} is `.length) : text;
-  return oneLine(`ssm-bridge: ${target}: ${rest}`);
+  return oneLine(`ssm-bridge: ${target}: ${rest}`, maxLineLength);
 }
 
 export function exitStatusOf(error: unknown): number {
@@ -59,10 +59,4 @@ export function exitStatusOf(error: unknown): number {
 
 function describe(error: unknown): string {
   return error instanceof Error ? `${error.name}: ${error.message}` : String(error);
-}
-
-/** Parts of a message come from the service and from the node: they must not steer the terminal. */
-function oneLine(text: string): string {
-  const printable = text.replace(/[\p{Cc}\p{Cf}\s]+/gu, ' ').trimEnd();
-  return printable.length > maxLineLength ? `${printable.slice(0, maxLineLength)}…` : printable;
 }

@@ -1,5 +1,6 @@
 import { fstatSync, writeSync } from 'node:fs';
 import { isatty } from 'node:tty';
+import { systemCode } from '../errors.ts';
 import { replaceWithNull } from '../relay/output.ts';
 
 // process.stderr is never touched: on a pipe it would set O_NONBLOCK on a description that is shared with
@@ -19,7 +20,7 @@ export function writeStderr(line: string): void {
     try {
       rest = rest.subarray(writeSync(2, rest));
     } catch (error) {
-      if (!isAgain(error)) return;
+      if (systemCode(error) !== 'EAGAIN') return;
       attempt += 1;
       Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 5);
     }
@@ -45,8 +46,4 @@ export function isStderrUnread(): boolean {
   } catch {
     return true;
   }
-}
-
-function isAgain(error: unknown): boolean {
-  return error instanceof Error && 'code' in error && error.code === 'EAGAIN';
 }

@@ -1,4 +1,5 @@
 import { createConnection, type Socket } from 'node:net';
+import { systemCode } from '../errors.ts';
 import {
   decodeReply,
   encodeLeaseRequest,
@@ -8,7 +9,6 @@ import {
   type Identity,
   type PushFailure,
 } from './agent-protocol.ts';
-import { codeOf } from './socket-place.ts';
 
 /** A healthy agent answers in well under a millisecond, a hardware-backed one in a second or two. */
 const ANSWER_LIMIT_MS = 5000;
@@ -123,7 +123,7 @@ async function ask(
       }
     });
     socket.on('error', (error) => {
-      fail(codeOf(error) === 'EAGAIN' ? 'busy' : 'absent', error);
+      fail(systemCode(error) === 'EAGAIN' ? 'busy' : 'absent', error);
     });
     socket.on('close', () => {
       fail('absent');

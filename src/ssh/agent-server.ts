@@ -1,6 +1,6 @@
 import { once } from 'node:events';
 import { createServer, type Server, type Socket } from 'node:net';
-import { BridgeError } from '../errors.ts';
+import { BridgeError, systemCode } from '../errors.ts';
 import type { Logger } from '../logger.ts';
 import {
   decodeRequest,
@@ -15,7 +15,7 @@ import {
   type PushFailure,
 } from './agent-protocol.ts';
 import { KEY_COMMENT, type EphemeralKey } from './ephemeral-key.ts';
-import { codeOf, identityAt, type SocketIdentity } from './socket-place.ts';
+import { identityAt, type SocketIdentity } from './socket-place.ts';
 
 /** A request to sign names a session, a user, a service and a key: far less than this. */
 const MAX_REQUEST_LENGTH = 16 * 1024;
@@ -59,13 +59,13 @@ export class AgentServer {
     } catch (error) {
       throw new BridgeError(
         'key.agent',
-        `cannot listen on an agent socket: ${codeOf(error) ?? 'it failed'}`,
+        `cannot listen on an agent socket: ${systemCode(error) ?? 'it failed'}`,
         { cause: error },
       );
     }
     // After listening the only errors are failed accepts; the next connection may do better.
     agent.#server.on('error', (error) => {
-      options.logger.debug({ error: codeOf(error) }, 'agent socket error');
+      options.logger.debug({ error: systemCode(error) }, 'agent socket error');
     });
     agent.#identity = await identityAt(options.bindPath);
     return agent;
@@ -161,7 +161,7 @@ export class AgentServer {
       }
     });
     socket.on('error', (error) => {
-      this.#options.logger.debug({ error: codeOf(error) }, 'agent connection error');
+      this.#options.logger.debug({ error: systemCode(error) }, 'agent connection error');
     });
     socket.on('close', () => {
       if (connection.hasSigned) this.#finishedLogins += 1;

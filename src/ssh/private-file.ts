@@ -3,8 +3,7 @@ import { randomBytes } from 'node:crypto';
 import { watch } from 'node:fs';
 import { lstat, mkdir, open, readFile, rename, rm, writeFile } from 'node:fs/promises';
 import { dirname } from 'node:path';
-import { BridgeError, systemReason } from '../errors.ts';
-import { codeOf } from './socket-place.ts';
+import { BridgeError, systemCode, systemReason } from '../errors.ts';
 
 /** Waiters look again this often, besides being told by the directory. */
 const LOOK_AGAIN_MS = 250;
@@ -32,7 +31,7 @@ export async function readPrivateFile(path: string): Promise<string | undefined>
   try {
     return await readFile(path, 'utf8');
   } catch (error) {
-    if (codeOf(error) === 'ENOENT') return undefined;
+    if (systemCode(error) === 'ENOENT') return undefined;
     throw error;
   }
 }
@@ -77,7 +76,7 @@ async function tryLock(path: string): Promise<boolean> {
     await file.close();
     return true;
   } catch (error) {
-    if (codeOf(error) !== 'EEXIST') throw error;
+    if (systemCode(error) !== 'EEXIST') throw error;
   }
   const holder = Number(await readPrivateFile(path));
   // Empty: its holder is between the two steps above.
@@ -90,7 +89,7 @@ function isAlive(pid: number): boolean {
     process.kill(pid, 0);
     return true;
   } catch (error) {
-    return codeOf(error) === 'EPERM';
+    return systemCode(error) === 'EPERM';
   }
 }
 

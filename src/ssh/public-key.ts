@@ -4,9 +4,9 @@ import { createHash } from 'node:crypto';
 import { link, mkdir, mkdtemp, readFile, rm, stat, writeFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { promisify } from 'node:util';
-import { BridgeError, systemReason } from '../errors.ts';
+import { BridgeError, systemCode, systemReason } from '../errors.ts';
 import { AgentFaultError, listIdentities } from './agent-client.ts';
-import { codeOf, expandHome } from './socket-place.ts';
+import { expandHome } from './socket-place.ts';
 import { WireError, WireReader } from './wire.ts';
 
 /** Which key is pushed: the forms of --key. */
@@ -135,10 +135,14 @@ export async function saveAgentKey(
     await mkdir(folder, { recursive: true, mode: 0o700 });
     await writeFile(path, `${line}\n`, { mode: 0o600, flag: 'wx' });
   } catch (error) {
-    if (codeOf(error) !== 'EEXIST') {
-      throw new BridgeError('key.agent', `cannot write ${path}: ${codeOf(error) ?? 'it failed'}`, {
-        cause: error,
-      });
+    if (systemCode(error) !== 'EEXIST') {
+      throw new BridgeError(
+        'key.agent',
+        `cannot write ${path}: ${systemCode(error) ?? 'it failed'}`,
+        {
+          cause: error,
+        },
+      );
     }
   }
   return path;
@@ -153,7 +157,7 @@ export async function ensureKeyFile(path: string): Promise<PublicKey> {
   try {
     await stat(file);
   } catch (error) {
-    if (codeOf(error) !== 'ENOENT') throw fileFailed(file, 'cannot read', error);
+    if (systemCode(error) !== 'ENOENT') throw fileFailed(file, 'cannot read', error);
     await makeKeyFile(file);
   }
   return publicHalfOf(file);
@@ -188,7 +192,7 @@ async function linkUnlessThere(from: string, to: string): Promise<boolean> {
     await link(from, to);
     return true;
   } catch (error) {
-    if (codeOf(error) === 'EEXIST') return false;
+    if (systemCode(error) === 'EEXIST') return false;
     throw error;
   }
 }

@@ -6,13 +6,13 @@
  */
 import { watch, type FSWatcher } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { BridgeError, type ErrorCode } from '../errors.ts';
+import { BridgeError, systemCode, type ErrorCode } from '../errors.ts';
 import type { Logger } from '../logger.ts';
 import { AgentFaultError, takeLease, type AgentFault, type Lease } from './agent-client.ts';
 import type { PushFailure } from './agent-protocol.ts';
 import { AgentServer } from './agent-server.ts';
 import { KEY_COMMENT, makeEphemeralKey } from './ephemeral-key.ts';
-import { codeOf, type SocketPlace } from './socket-place.ts';
+import type { SocketPlace } from './socket-place.ts';
 
 /** Rounds of looking and claiming; each lost round means that another bridge got somewhere. */
 const MAX_ATTEMPTS = 200;
@@ -155,7 +155,7 @@ export class SharedAgent {
       return await this.#own((bindPath) => this.#options.place.claim(bindPath));
     } catch (error) {
       // Somebody has removed the directory meanwhile.
-      if (error instanceof BridgeError && codeOf(error.cause) === 'ENOENT') return false;
+      if (error instanceof BridgeError && systemCode(error.cause) === 'ENOENT') return false;
       throw error;
     }
   }

@@ -9,7 +9,7 @@ import { type BigIntStats } from 'node:fs';
 import { link, lstat, mkdir, readdir, rename, unlink } from 'node:fs/promises';
 import { userInfo } from 'node:os';
 import { basename, dirname, isAbsolute, join, resolve } from 'node:path';
-import { BridgeError } from '../errors.ts';
+import { BridgeError, systemCode } from '../errors.ts';
 
 /** sun_path of macOS less its final NUL; Linux has four more. Both ssh and Node cut longer ones silently. */
 const MAX_PATH_BYTES = 103;
@@ -113,9 +113,9 @@ export class SocketPlace {
     try {
       await link(from, this.path);
     } catch (error) {
-      if (codeOf(error) === 'EEXIST') return false;
+      if (systemCode(error) === 'EEXIST') return false;
       // File systems without hard links: nothing was there a moment ago, and owners watch their place.
-      const hasNoLinks = ['EPERM', 'ENOTSUP', 'EOPNOTSUPP'].includes(codeOf(error) ?? '');
+      const hasNoLinks = ['EPERM', 'ENOTSUP', 'EOPNOTSUPP'].includes(systemCode(error) ?? '');
       if (!hasNoLinks) throw placeError(this, error);
       if ((await this.occupant()) !== undefined) return false;
       await this.replace(from);
@@ -144,7 +144,7 @@ export class SocketPlace {
       const isDead = (await identityAt(aside)) === dead;
       if (isDead || !(await this.claim(aside))) await unlink(aside);
     } catch (error) {
-      if (codeOf(error) !== 'ENOENT') throw placeError(this, error);
+      if (systemCode(error) !== 'ENOENT') throw placeError(this, error);
     }
   }
 }
@@ -154,17 +154,11 @@ export async function identityAt(path: string): Promise<SocketIdentity | undefin
   try {
     stats = await lstat(path, { bigint: true });
   } catch (error) {
-    if (codeOf(error) === 'ENOENT') return undefined;
+    if (systemCode(error) === 'ENOENT') return undefined;
     throw unusable(`cannot look at ${path}`, error);
   }
   if (!stats.isSocket()) throw unusable(`${path} is there and is not a socket`);
   return `${stats.dev}:${stats.ino}:${stats.mtimeNs}`;
-}
-
-export function codeOf(error: unknown): string | undefined {
-  return error instanceof Error && 'code' in error && typeof error.code === 'string'
-    ? error.code
-    : undefined;
 }
 
 function placeError(place: SocketPlace, error: unknown): BridgeError {
@@ -174,7 +168,7 @@ function placeError(place: SocketPlace, error: unknown): BridgeError {
 }
 
 function unusable(message: string, cause?: unknown, options: { hint?: string } = {}): BridgeError {
-  const why = codeOf(cause);
+  const why = systemCode(cause);
   return new BridgeError('key.agent', why === undefined ? message : `${message}: ${why}`, {
     ...options,
     cause,

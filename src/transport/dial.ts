@@ -2,7 +2,7 @@ import { connect as connectTcp, isIP, type Socket } from 'node:net';
 import { connect as connectTls } from 'node:tls';
 import { BridgeError } from '../errors.ts';
 import { secureContextFor } from '../secure-context.ts';
-import { networkError } from './network-error.ts';
+import { networkError } from '../network-error.ts';
 
 export interface DialRequest {
   readonly host: string;

@@ -1,6 +1,5 @@
-import { BridgeError } from '../errors.ts';
+import { BridgeError, systemCode } from '../errors.ts';
 import type { Phase } from '../protocol/session.ts';
-import { systemCode } from './network-error.ts';
 import type { SocketEnd } from './socket.ts';
 
 /** RFC 6455, 7.1.5: the connection ended without a close frame. */

@@ -2,7 +2,7 @@ import { isIP, type Socket } from 'node:net';
 import { BridgeError } from '../errors.ts';
 import { dialDirectly, type DialTcp } from './dial.ts';
 import { connectThroughHttp } from './http-connect.ts';
-import { networkError } from './network-error.ts';
+import { networkError } from '../network-error.ts';
 import { connectThroughSocks } from './socks.ts';
 
 export interface Proxy {

@@ -1,10 +1,10 @@
 import type { IncomingHttpHeaders } from 'node:http';
 import type { Duplex } from 'node:stream';
 import WebSocket from 'ws';
-import { BridgeError } from '../errors.ts';
+import { BridgeError, systemCode } from '../errors.ts';
+import { networkError } from '../network-error.ts';
 import type { Dial } from './dial.ts';
 import { FrameWriter } from './frame-writer.ts';
-import { networkError, systemCode } from './network-error.ts';
 import type {
   ChannelSocket,
   ChannelSocketEvents,

@@ -1,10 +1,4 @@
-import { BridgeError } from '../errors.ts';
-
-/** The string `code` that Node puts on system, DNS and TLS errors. */
-export function systemCode(error: unknown): string | undefined {
-  if (typeof error !== 'object' || error === null || !('code' in error)) return undefined;
-  return typeof error.code === 'string' ? error.code : undefined;
-}
+import { BridgeError, systemCode } from './errors.ts';
 
 /**
  * Names a failed connection attempt: network.unreachable, network.timeout or network.tls.

@@ -1,6 +1,6 @@
 import { expect, it } from 'vitest';
-import { BridgeError } from '../../src/errors.ts';
-import { networkError, systemCode } from '../../src/transport/network-error.ts';
+import { BridgeError, systemCode } from '../src/errors.ts';
+import { networkError } from '../src/network-error.ts';
 
 function coded(code: string): Error {
   return Object.assign(new Error('text that nothing may depend on'), { code });
