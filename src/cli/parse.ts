@@ -85,12 +85,7 @@ function build(command: CommandSpec, given: Given, env: NodeJS.ProcessEnv): Comm
       if (pushKey !== 'off' && user === undefined) {
         throw usage('--push-key needs --user', "write --user '%r' in the ProxyCommand");
       }
-      if (pushKey !== 'off' && via !== undefined) {
-        throw usage(
-          '--push-key does not go with --via',
-          'Systems Manager can give a key to a managed node only, not to a host behind it',
-        );
-      }
+      checkPush(given, pushKey);
       return {
         command: 'connect',
         target: via === undefined ? node(first) : host(first),
@@ -132,20 +127,54 @@ function build(command: CommandSpec, given: Given, env: NodeJS.ProcessEnv): Comm
         ...awsArgs(text),
         ...logArgs(text),
       };
-    case 'config':
+    case 'config': {
+      const pushKey = pushMethod(text('push-key'));
+      // What it prints is for `connect` to take.
+      checkPush(given, pushKey);
       return {
         command: 'config',
         host: text('host') ?? '',
         absolute: text('absolute') !== undefined,
         verifyHostKeys: text('verify-host-keys') !== undefined,
         user: text('user'),
-        pushKey: pushMethod(text('push-key')),
+        pushKey,
         key: keyChoice(text('key')),
         passed: passedThrough.flatMap((name) => {
           const value = given.values.get(name);
           return value === undefined ? [] : [{ name, value }];
         }),
       };
+    }
+  }
+}
+
+/**
+ * What is for a pushed key only must not be given in vain: whoever names a key believes that it is pushed.
+ * A zone goes with `auto`, which stands in blocks for instances and other nodes alike.
+ */
+function checkPush({ values }: Given, method: PushMethod): void {
+  if (method === 'off') {
+    const vain = ['key', 'agent-socket', 'availability-zone'].find((name) => values.has(name));
+    if (vain === undefined) return;
+    throw usage(
+      `--${vain} does nothing when no key is pushed`,
+      `add --push-key auto, or leave --${vain} out`,
+    );
+  }
+  if (values.has('via')) {
+    throw usage(
+      '--push-key does not go with --via',
+      'Systems Manager can give a key to a managed node only, not to a host behind it',
+    );
+  }
+  if (method === 'run-command' && values.has('availability-zone')) {
+    throw usage(
+      '--availability-zone does not go with --push-key run-command',
+      'only EC2 Instance Connect takes a zone; leave it out',
+    );
+  }
+  if (values.has('agent-socket') && keyChoice(values.get('key')).kind !== 'ephemeral') {
+    throw usage('--agent-socket is for an ephemeral key only', 'leave it out, or leave --key out');
   }
 }
 

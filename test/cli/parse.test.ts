@@ -92,11 +92,63 @@ describe('connect', () => {
     ['agent:me@here', { kind: 'agent', comment: 'me@here' }],
     ['file:/tmp/k', { kind: 'file', path: '/tmp/k' }],
   ])('reads --key %s', (text, choice) => {
-    expect(connect(['--key', text, node]).key).toEqual(choice);
+    const push = ['--push-key', 'auto', '--user', 'pi'];
+    expect(connect([...push, '--key', text, node]).key).toEqual(choice);
   });
 
   test.each(['id_ed25519', 'agent:', 'file:', '.pub'])('refuses --key %s', (text) => {
-    expect(faultOf(['connect', '--key', text, node]).code).toBe('usage.arguments');
+    const fault = faultOf(['connect', '--push-key', 'auto', '--user', 'pi', '--key', text, node]);
+    expect(fault.message).toMatch(/^--key .*expected/);
+  });
+
+  test.each([
+    ['key', 'agent'],
+    ['key', 'ephemeral'],
+    ['agent-socket', '/tmp/a'],
+    ['availability-zone', 'eu-central-1a'],
+  ])('refuses --%s when no key is pushed', (name, value) => {
+    for (const off of [[], ['--push-key', 'off', '--user', 'pi']]) {
+      const fault = faultOf(['connect', ...off, `--${name}`, value, node]);
+      expect([fault.code, fault.message, fault.hint]).toEqual([
+        'usage.arguments',
+        `--${name} does nothing when no key is pushed`,
+        `add --push-key auto, or leave --${name} out`,
+      ]);
+    }
+  });
+
+  test('takes a login name when no key is pushed', () => {
+    expect(connect(['--user', 'pi', node])).toMatchObject({ user: 'pi', pushKey: 'off' });
+  });
+
+  test('takes a zone for Instance Connect only', () => {
+    const zone = ['--availability-zone', 'eu-central-1a', '--user', 'pi', node];
+    for (const method of ['auto', 'instance-connect']) {
+      const args = connect(['--push-key', method, ...zone]);
+      expect(args.availabilityZone).toBe('eu-central-1a');
+    }
+    expect(faultOf(['connect', '--push-key', 'run-command', ...zone]).message).toBe(
+      '--availability-zone does not go with --push-key run-command',
+    );
+  });
+
+  test('takes a socket for an ephemeral key only', () => {
+    const argv = ['--push-key', 'auto', '--user', 'pi', '--agent-socket', '/tmp/a', node];
+    expect(connect(argv).agentSocket).toBe('/tmp/a');
+    expect(faultOf(['connect', '--key', 'agent', ...argv]).message).toBe(
+      '--agent-socket is for an ephemeral key only',
+    );
+  });
+
+  test.each([
+    [['--key', 'agent'], '--key does nothing when no key is pushed'],
+    [['--push-key', 'auto', '--via', node], '--push-key does not go with --via'],
+    [
+      ['--push-key', 'run-command', '--availability-zone', 'eu-central-1a'],
+      '--availability-zone does not go with --push-key run-command',
+    ],
+  ])('config does not print what connect would refuse: %j', (argv, message) => {
+    expect(faultOf(['config', ...argv]).message).toBe(message);
   });
 
   test('wants the login name for a key to push', () => {
@@ -277,6 +329,8 @@ test('every option can be given to each of its commands as the help shows it', (
     'availability-zone': 'eu-central-1a',
     user: 'pi',
   };
+  // What is for a pushed key is given with one.
+  const forPushed = ['key', 'agent-socket', 'availability-zone'];
   const positionals = {
     connect: [node],
     forward: [node, '1:a:1'],
@@ -287,7 +341,8 @@ test('every option can be given to each of its commands as the help shows it', (
     for (const option of optionsOf(command)) {
       const text = value[option.name] ?? option.default ?? 'x';
       const given = option.type === 'flag' ? [] : [text];
-      const argv = [command, `--${option.name}`, ...given, ...positionals[command]];
+      const push = forPushed.includes(option.name) ? ['--push-key', 'auto', '--user', 'pi'] : [];
+      const argv = [command, ...push, `--${option.name}`, ...given, ...positionals[command]];
       expect(() => parse(argv, {}), argv.join(' ')).not.toThrow();
     }
   }
