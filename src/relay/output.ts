@@ -22,7 +22,7 @@ const fullAtBytes = 1024 * 1024;
 const slabBytes = 64 * 1024;
 
 /** Slabs kept for reuse; an interactive session never needs a second one. */
-const maxSpareSlabs = 4;
+const maxSpareSlabs = 16;
 
 /** How a pipe, a socket and a terminal say that the other end has gone. */
 const readerLeftCodes: readonly unknown[] = ['EPIPE', 'ECONNRESET', 'EIO'];
