@@ -5,7 +5,7 @@
  */
 import { allocateApart, writeLatin1, writeU64 } from './bytes.ts';
 import { acknowledgeHead, digestOf } from './codec.ts';
-import { HEADER_LENGTH, MESSAGE_ID_SIZE, OFFSET, PAYLOAD_LENGTH_SIZE } from './constants.ts';
+import { HEADER_LENGTH, OFFSET, PAYLOAD_LENGTH_SIZE } from './constants.ts';
 import { MESSAGE_ID_TEXT_LENGTH, writeMessageIdText, type MessageIdSource } from './uuid.ts';
 
 const PAYLOAD_OFFSET = HEADER_LENGTH + PAYLOAD_LENGTH_SIZE;

@@ -193,10 +193,13 @@ export class DataChannel {
       keepaliveMs,
       events: {
         message: (data) => {
-          this.#received(link, (at) => this.#session.receive(data, at));
+          const at = this.#instant();
+          this.#received(link, this.#session.unackedMessages, this.#session.receive(data, at), at);
         },
         text: (text) => {
-          this.#received(link, (at) => this.#session.receiveText(text, at));
+          const at = this.#instant();
+          const unacked = this.#session.unackedMessages;
+          this.#received(link, unacked, this.#session.receiveText(text, at), at);
         },
         drained: () => {
           this.#pump(this.#instant());
@@ -235,11 +238,8 @@ export class DataChannel {
     this.#afterInput(at);
   }
 
-  #received(link: Link, receive: (at: Instant) => Output[]): void {
-    const at = this.#instant();
-    const unacked = this.#session.unackedMessages;
-    const outputs = receive(at);
-    if (this.#session.unackedMessages < unacked) {
+  #received(link: Link, unackedBefore: number, outputs: readonly Output[], at: Instant): void {
+    if (this.#session.unackedMessages < unackedBefore) {
       this.#acknowledgedAt = at.now;
       link.noteProgress();
     }
@@ -425,17 +425,13 @@ export class DataChannel {
   }
 
   #nextDeadline(): number | undefined {
-    let next: number | undefined;
-    const consider = (at: number | undefined): void => {
-      if (at !== undefined && (next === undefined || at < next)) next = at;
-    };
-    if (!this.#isOpened) consider(this.#options.openBy);
-    if (this.#purpose.kind !== 'relaying') consider(this.#purpose.until);
+    let next = Number.POSITIVE_INFINITY;
+    if (!this.#isOpened) next = this.#options.openBy;
+    if (this.#purpose.kind !== 'relaying') next = Math.min(next, this.#purpose.until);
     if (this.#state.kind === 'up') {
-      consider(this.#session.nextWakeAt());
-      consider(this.#state.link.lookAt);
+      next = Math.min(next, this.#session.nextWakeAt() ?? next, this.#state.link.lookAt ?? next);
     }
-    return next;
+    return next === Number.POSITIVE_INFINITY ? undefined : next;
   }
 
   #wake(): void {

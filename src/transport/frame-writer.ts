@@ -1,59 +1,96 @@
 import { randomFillSync } from 'node:crypto';
 
-/** Frames are gathered in pieces of this size. */
+/** How much is gathered before it is written without waiting for the end of the event-loop turn. */
 const slabBytes = 64 * 1024;
 
-/** Slabs kept for reuse; more are in use only while the peer does not read. */
-const maxSpareSlabs = 4;
+/** Slabs kept for reuse: 1 MiB. More are in use only while the peer does not read. */
+const maxSpareSlabs = 16;
 
 /** Takes bytes to write; calls `done` once it does not need their memory any more. */
 export type WriteBytes = (bytes: Buffer, done: () => void) => void;
 
+interface Slab {
+  readonly bytes: Buffer;
+  /** The same memory. */
+  readonly words: Int32Array;
+}
+
 /**
- * Client-side WebSocket framing (RFC 6455, 5.2) of binary messages.
+ * Client-side WebSocket framing (RFC 6455, 5.2) of binary messages. Those of one event-loop turn share
+ * one write: at 1 KiB a message, a write and a TLS record for each acknowledgement would be most of
+ * the cost.
  *
  * `ws` frames and writes one message at a time and masks byte by byte, which costs more than the
- * rest of the relay together at 1 KiB messages. This writes a whole batch at once and masks by
- * words. Messages are never fragmented and never compressed. The memory that is written from is used
- * again: as garbage it would lie outside of V8's heap, where V8 lets tens of megabytes gather.
+ * rest of the relay together at 1 KiB messages. This gathers frames and masks by words. Messages are
+ * never fragmented and never compressed. The memory that is written from is used again: as garbage it
+ * would lie outside of V8's heap, where V8 lets tens of megabytes gather.
  */
 export class FrameWriter {
   readonly #write: WriteBytes;
-  readonly #spare: Buffer[] = [];
+  readonly #spare: Slab[] = [];
+  #slab: Slab | undefined;
+  #used = 0;
+  #turn: NodeJS.Immediate | undefined;
 
+  /** `write` may be called from within `add`, and may itself cause more to be added. */
   constructor(write: WriteBytes) {
     this.#write = write;
   }
 
-  /** The messages have been copied when this returns. */
-  send(messages: readonly Uint8Array[]): void {
-    let slab: Buffer | undefined;
-    let used = 0;
-    for (const message of messages) {
-      const size = headerBytes(message.length) + message.length;
-      if (slab !== undefined && used + size > slab.length) {
-        this.#writeSlab(slab, used);
-        slab = undefined;
-      }
-      if (slab === undefined) {
-        slab = this.#takeSlab(size);
-        used = 0;
-      }
-      used = writeFrame(slab, used, message);
+  /** Bytes gathered and not yet written. */
+  get bytes(): number {
+    return this.#used;
+  }
+
+  /** The message has been copied when this returns. */
+  add(message: Uint8Array): void {
+    const size = headerBytes(message.length) + message.length;
+    if (size > slabBytes) {
+      this.flush();
+      const apart = makeSlab(size);
+      writeFrame(apart, 0, message);
+      this.#write(apart.bytes.subarray(0, size), ignore);
+      return;
     }
-    if (slab !== undefined) this.#writeSlab(slab, used);
+    // Again and again, because what is written may cause more to be added.
+    while (this.#used + size > slabBytes) this.flush();
+    this.#slab ??= this.#spare.pop() ?? makeSlab(slabBytes);
+    this.#used = writeFrame(this.#slab, this.#used, message);
+    this.#turn ??= setImmediate(this.#onTurn);
   }
 
-  #takeSlab(size: number): Buffer {
-    if (size > slabBytes) return Buffer.allocUnsafeSlow(size);
-    return this.#spare.pop() ?? Buffer.allocUnsafeSlow(slabBytes);
-  }
-
-  #writeSlab(slab: Buffer, used: number): void {
-    this.#write(slab.subarray(0, used), () => {
-      if (slab.length === slabBytes && this.#spare.length < maxSpareSlabs) this.#spare.push(slab);
+  flush(): void {
+    const slab = this.#slab;
+    if (slab === undefined || this.#used === 0) return;
+    const bytes = slab.bytes.subarray(0, this.#used);
+    // Out of reach of what is added while it is being written.
+    this.#slab = undefined;
+    this.#used = 0;
+    this.#write(bytes, () => {
+      if (this.#spare.length < maxSpareSlabs) this.#spare.push(slab);
     });
   }
+
+  /** Forgets what is gathered; stream messages are kept by the core until they are acknowledged. */
+  discard(): void {
+    this.#used = 0;
+    clearImmediate(this.#turn);
+    this.#turn = undefined;
+  }
+
+  readonly #onTurn = (): void => {
+    this.#turn = undefined;
+    this.flush();
+  };
+}
+
+function ignore(): void {
+  // Memory that is not used again.
+}
+
+function makeSlab(size: number): Slab {
+  const bytes = Buffer.allocUnsafeSlow((size + 3) & ~3);
+  return { bytes, words: new Int32Array(bytes.buffer) };
 }
 
 const finAndBinary = 0x82;
@@ -63,51 +100,51 @@ function headerBytes(length: number): number {
   return length < 126 ? 6 : length < 65_536 ? 8 : 14;
 }
 
-function writeFrame(out: Buffer, start: number, message: Uint8Array): number {
+/** Gives the offset after the frame. */
+function writeFrame(slab: Slab, start: number, message: Uint8Array): number {
+  const { bytes } = slab;
   const length = message.length;
   let offset = start;
-  out[offset++] = finAndBinary;
+  bytes[offset++] = finAndBinary;
   if (length < 126) {
-    out[offset++] = maskBit | length;
+    bytes[offset++] = maskBit | length;
   } else if (length < 65_536) {
-    out[offset++] = maskBit | 126;
-    offset = out.writeUInt16BE(length, offset);
+    bytes[offset++] = maskBit | 126;
+    offset = bytes.writeUInt16BE(length, offset);
   } else {
-    out[offset++] = maskBit | 127;
-    offset = out.writeUInt32BE(0, offset);
-    offset = out.writeUInt32BE(length, offset);
+    bytes[offset++] = maskBit | 127;
+    offset = bytes.writeUInt32BE(0, offset);
+    offset = bytes.writeUInt32BE(length, offset);
   }
-  const mask = nextMask();
-  out.set(mask, offset);
+  takeMask();
+  for (let index = 0; index < 4; index += 1) bytes[offset + index] = byteAt(mask, index);
   offset += 4;
-  out.set(message, offset);
-  applyMask(out, offset, length, mask);
+  bytes.set(message, offset);
+  applyMask(slab, offset, offset + length);
   return offset + length;
 }
 
-function applyMask(out: Buffer, start: number, length: number, mask: Uint8Array): void {
-  const end = start + length;
+/** By words, and byte by byte where the frame shares a word with its neighbours. */
+function applyMask({ bytes, words }: Slab, start: number, end: number): void {
+  const firstWord = (start + 3) >> 2;
+  const endWord = end >> 2;
   let offset = start;
-  // Up to the first word boundary of the underlying memory, byte by byte.
-  while (offset < end && ((out.byteOffset + offset) & 3) !== 0) {
-    out[offset] = byteAt(out, offset) ^ byteAt(mask, (offset - start) & 3);
-    offset += 1;
-  }
-  const words = (end - offset) >> 2;
-  if (words > 0) {
-    const rotation = (offset - start) & 3;
-    rotated[0] = byteAt(mask, rotation);
-    rotated[1] = byteAt(mask, (rotation + 1) & 3);
-    rotated[2] = byteAt(mask, (rotation + 2) & 3);
-    rotated[3] = byteAt(mask, (rotation + 3) & 3);
+  if (firstWord < endWord) {
+    const wordsStart = firstWord << 2;
+    for (; offset < wordsStart; offset += 1) {
+      bytes[offset] = byteAt(bytes, offset) ^ byteAt(mask, (offset - start) & 3);
+    }
+    for (let index = 0; index < 4; index += 1) {
+      rotated[index] = byteAt(mask, (wordsStart - start + index) & 3);
+    }
     const maskWord = rotatedWord[0] ?? 0;
-    const view = new Int32Array(out.buffer, out.byteOffset + offset, words);
-    for (let index = 0; index < words; index += 1) view[index] = (view[index] ?? 0) ^ maskWord;
-    offset += words << 2;
+    for (let index = firstWord; index < endWord; index += 1) {
+      words[index] = (words[index] ?? 0) ^ maskWord;
+    }
+    offset = endWord << 2;
   }
-  while (offset < end) {
-    out[offset] = byteAt(out, offset) ^ byteAt(mask, (offset - start) & 3);
-    offset += 1;
+  for (; offset < end; offset += 1) {
+    bytes[offset] = byteAt(bytes, offset) ^ byteAt(mask, (offset - start) & 3);
   }
 }
 
@@ -115,6 +152,8 @@ function byteAt(bytes: Uint8Array, index: number): number {
   return bytes[index] ?? 0;
 }
 
+/** The key of the frame that is being written, and the same turned to where a word begins. */
+const mask = new Uint8Array(4);
 const rotated = new Uint8Array(4);
 const rotatedWord = new Int32Array(rotated.buffer);
 
@@ -122,12 +161,11 @@ const rotatedWord = new Int32Array(rotated.buffer);
 const maskPool = new Uint8Array(4096);
 let maskOffset = maskPool.length;
 
-function nextMask(): Uint8Array {
+function takeMask(): void {
   if (maskOffset === maskPool.length) {
     randomFillSync(maskPool);
     maskOffset = 0;
   }
-  const mask = maskPool.subarray(maskOffset, maskOffset + 4);
+  for (let index = 0; index < 4; index += 1) mask[index] = byteAt(maskPool, maskOffset + index);
   maskOffset += 4;
-  return mask;
 }

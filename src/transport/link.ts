@@ -1,7 +1,6 @@
 import type { Instant } from '../protocol/session.ts';
 import type { Clock } from './clock.ts';
 import { Liveness, type Verdict } from './liveness.ts';
-import { Outbox } from './outbox.ts';
 import type { ChannelSocket, ChannelSocketEvents, SocketEnd } from './socket.ts';
 
 export interface LinkEvents {
@@ -32,12 +31,10 @@ const stuckLimitMs = 60_000;
 const provenAfterMs = 10_000;
 
 /**
- * One socket of a channel, from its dialling to its end: batches what goes out, watches for life and
- * guards the channel against callbacks of a socket that it has already replaced.
+ * One socket of a channel, from its dialling to its end: watches for life and guards the channel against callbacks of a socket that it has already replaced.
  */
 export class Link {
   readonly #options: LinkOptions;
-  readonly #outbox: Outbox;
   #liveness: Liveness | undefined;
   #socket: ChannelSocket | undefined;
   #isOver = false;
@@ -51,33 +48,29 @@ export class Link {
 
   constructor(options: LinkOptions) {
     this.#options = options;
-    this.#outbox = new Outbox((messages) => {
-      this.#socket?.sendBinary(messages);
-    });
   }
 
   /** To be given to the one who dials. Tells nothing before `attach` and after `close` or `destroy`. */
   get socketEvents(): ChannelSocketEvents {
     const { events, clock } = this.#options;
-    const ifUp = (act: () => void): void => {
-      if (this.#socket === undefined || this.#isOver) return;
+    const hears = (): boolean => {
+      if (this.#socket === undefined || this.#isOver) return false;
       this.#liveness?.heard(clock.now());
-      act();
-      this.#holdBackIfStuck();
+      return true;
     };
     return {
       onMessage: (data) => {
-        ifUp(() => {
-          events.message(data);
-        });
+        if (!hears()) return;
+        events.message(data);
+        this.#holdBackIfStuck();
       },
       onText: (text) => {
-        ifUp(() => {
-          events.text(text);
-        });
+        if (!hears()) return;
+        events.text(text);
+        this.#holdBackIfStuck();
       },
       onActivity: () => {
-        ifUp(nothing);
+        hears();
       },
       onDrain: () => {
         if (this.#socket === undefined || this.#isOver) return;
@@ -107,7 +100,7 @@ export class Link {
   }
 
   transmit(frame: Uint8Array): void {
-    if (!this.#isOver) this.#outbox.add(frame);
+    if (!this.#isOver) this.#socket?.sendBinary(frame);
   }
 
   transmitText(text: string): void {
@@ -115,12 +108,12 @@ export class Link {
   }
 
   flush(): void {
-    this.#outbox.flush();
+    if (!this.#isOver) this.#socket?.flush();
   }
 
   /** Bytes that were transmitted but have not left the process. */
   get unsentBytes(): number {
-    return (this.#socket?.bufferedBytes ?? 0) + this.#outbox.bytes;
+    return this.#socket?.bufferedBytes ?? 0;
   }
 
   setPaused(isPaused: boolean): void {
@@ -165,17 +158,15 @@ export class Link {
     return this.#hasProgressed || now - this.#upAt >= provenAfterMs;
   }
 
-  /** Sends what is queued, then says goodbye. */
+  /** Says goodbye, after what was transmitted: acknowledgements that the agent may wait for. */
   close(code: number): void {
     if (this.#isOver) return;
-    // What is queued may be acknowledgements that the agent waits for before it lets go.
-    this.#outbox.flush();
-    this.#over();
+    this.#isOver = true;
     this.#socket?.close(code);
   }
 
   destroy(): void {
-    this.#over();
+    this.#isOver = true;
     this.#socket?.destroy();
   }
 
@@ -188,11 +179,6 @@ export class Link {
     this.#options.events.lost(end);
   }
 
-  #over(): void {
-    this.#isOver = true;
-    this.#outbox.close();
-  }
-
   #applyReading(): void {
     if (this.#isOver) return;
     if (this.#isReading) this.#socket?.resume();
@@ -201,7 +187,7 @@ export class Link {
 
   #holdBackIfStuck(): void {
     if (this.#isOver || this.#isHeldBack || this.unsentBytes < maxUnsentBytes) return;
-    this.#outbox.flush();
+    this.#socket?.flush();
     this.#isHeldBack = true;
     this.#leastUnsent = this.unsentBytes;
     this.#leastUnsentAt = this.#options.clock.now();
@@ -216,8 +202,4 @@ export class Link {
     }
     return now - this.#leastUnsentAt >= stuckLimitMs;
   }
-}
-
-function nothing(): void {
-  // That something arrived is all there is to note.
 }

@@ -4,17 +4,19 @@ import type { BridgeError } from '../errors.ts';
 export interface ChannelSocket {
   sendText(text: string): void;
   /**
-   * Sends each message as one unfragmented binary frame, together in as few writes as may be. The
-   * messages have been copied when this returns.
+   * Sends the message as one unfragmented binary frame, together with the others of this turn of the
+   * event loop. It has been copied when this returns.
    */
-  sendBinary(messages: readonly Uint8Array[]): void;
+  sendBinary(message: Uint8Array): void;
+  /** Sends what has been gathered in this turn now. */
+  flush(): void;
   ping(): void;
   /** Stops reading, so that TCP holds the peer back. Pings are not answered meanwhile. */
   pause(): void;
   resume(): void;
   /** Bytes accepted by sendText and sendBinary that the kernel has not taken yet. */
   readonly bufferedBytes: number;
-  /** Starts the closing handshake and gives the peer a moment to answer. */
+  /** Sends what has been gathered, starts the closing handshake and gives the peer a moment to answer. */
   close(code: number): void;
   /** Drops the connection now. */
   destroy(): void;

@@ -174,17 +174,23 @@ class WsChannelSocket implements ChannelSocket {
   }
 
   get bufferedBytes(): number {
-    return this.#connection.writableLength;
+    return this.#connection.writableLength + this.#frames.bytes;
   }
 
   sendText(text: string): void {
-    if (this.#isOpen()) this.#webSocket.send(text, ignore);
+    if (!this.#isOpen()) return;
+    this.#frames.flush();
+    this.#webSocket.send(text, ignore);
   }
 
-  sendBinary(messages: readonly Uint8Array[]): void {
-    // Written beside ws's sender, which has no queue of its own without compression: every frame,
-    // ours or its, goes whole into the connection in the order of the calls.
-    if (this.#isOpen()) this.#frames.send(messages);
+  sendBinary(message: Uint8Array): void {
+    // Written beside ws's sender, which has no queue of its own without compression: every frame, ours
+    // or its, goes whole into the connection. Only its pings and pongs may overtake what is gathered.
+    if (this.#isOpen()) this.#frames.add(message);
+  }
+
+  flush(): void {
+    if (this.#isOpen()) this.#frames.flush();
   }
 
   ping(): void {
@@ -200,6 +206,7 @@ class WsChannelSocket implements ChannelSocket {
   }
 
   close(code: number): void {
+    this.flush();
     this.#webSocket.resume();
     this.#webSocket.close(code);
     const timer = setTimeout(() => {
@@ -211,6 +218,7 @@ class WsChannelSocket implements ChannelSocket {
   }
 
   destroy(): void {
+    this.#frames.discard();
     this.#webSocket.terminate();
     this.#connection.destroy();
   }

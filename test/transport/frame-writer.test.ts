@@ -3,6 +3,7 @@ import { expect, it } from 'vitest';
 import type { Writable } from 'node:stream';
 import * as ws from 'ws';
 import { FrameWriter } from '../../src/transport/frame-writer.ts';
+import { turn } from '../support/manual-clock.ts';
 import { pattern } from './harness.ts';
 
 // The server's parser shares nothing with what is tested. Its type leaves it out.
@@ -15,7 +16,8 @@ function frameBinary(messages: readonly Uint8Array[]): Buffer {
     written.push(Buffer.from(bytes));
     done();
   });
-  writer.send(messages);
+  for (const message of messages) writer.add(message);
+  writer.flush();
   return Buffer.concat(written);
 }
 
@@ -105,16 +107,99 @@ it('frames a batch of any size as the other side reads it', () => {
   expect(got.slice(0, 40).every((bytes, index) => bytes.equals(messages[index]!))).toBe(true);
 });
 
+function recorded(): { writer: FrameWriter; batches: number[][] } {
+  const batches: number[][] = [];
+  const writer = new FrameWriter((bytes, done) => {
+    batches.push(parse(Buffer.from(bytes)).map((message) => message.length));
+    done();
+  });
+  return { writer, batches };
+}
+
 it('writes into memory again only when its write is done', () => {
   const written: { readonly bytes: Buffer; readonly done: () => void }[] = [];
   const writer = new FrameWriter((bytes, done) => written.push({ bytes, done }));
-  writer.send([pattern(100)]);
+  const send = (length: number): void => {
+    writer.add(pattern(length));
+    writer.flush();
+  };
+  send(100);
   const [first] = written;
   const before = Buffer.from(first!.bytes);
-  writer.send([pattern(200)]);
+  send(200);
   expect(first!.bytes.equals(before)).toBe(true);
   expect(written[1]!.bytes.buffer).not.toBe(first!.bytes.buffer);
   first!.done();
-  writer.send([pattern(300)]);
+  send(300);
   expect(written[2]!.bytes.buffer).toBe(first!.bytes.buffer);
+});
+
+it('writes the messages of one turn together and in order', async () => {
+  const { writer, batches } = recorded();
+  writer.add(pattern(1));
+  writer.add(pattern(2));
+  expect(batches).toEqual([]);
+  await turn();
+  expect(batches).toEqual([[1, 2]]);
+  writer.add(pattern(3));
+  await turn();
+  expect(batches).toEqual([[1, 2], [3]]);
+});
+
+it('does not wait for the turn to end with 64 KiB', () => {
+  const { writer, batches } = recorded();
+  for (let count = 0; count < 64; count += 1) writer.add(new Uint8Array(1024));
+  // Each with a header of 8 bytes.
+  expect([batches.map((batch) => batch.length), writer.bytes]).toEqual([[63], 1032]);
+});
+
+it('writes a message of more than that at once, after what was there before', () => {
+  const { writer, batches } = recorded();
+  writer.add(pattern(1));
+  writer.add(new Uint8Array(65_537));
+  expect([batches, writer.bytes]).toEqual([[[1], [65_537]], 0]);
+});
+
+it('keeps a copy, because what it is given is lent', async () => {
+  const written: Buffer[] = [];
+  const writer = new FrameWriter((bytes) => written.push(Buffer.from(bytes)));
+  const lent = Buffer.from('a');
+  writer.add(lent);
+  lent.fill('b');
+  writer.add(lent);
+  await turn();
+  expect(parse(Buffer.concat(written)).map(String)).toEqual(['a', 'b']);
+});
+
+it('writes on demand, once', async () => {
+  const { writer, batches } = recorded();
+  writer.add(pattern(1));
+  writer.flush();
+  writer.flush();
+  await turn();
+  expect([batches, writer.bytes]).toEqual([[[1]], 0]);
+});
+
+it('takes messages that are added while it writes', async () => {
+  const seen: number[] = [];
+  const writer: FrameWriter = new FrameWriter((bytes, done) => {
+    seen.push(parse(Buffer.from(bytes)).length);
+    if (seen.length === 1) writer.add(pattern(5));
+    done();
+  });
+  writer.add(pattern(1));
+  await turn();
+  await turn();
+  expect(seen).toEqual([1, 1]);
+});
+
+it('forgets what is discarded, and goes on', async () => {
+  const { writer, batches } = recorded();
+  writer.add(pattern(1));
+  writer.discard();
+  await turn();
+  expect([batches, writer.bytes]).toEqual([[], 0]);
+  writer.add(pattern(2));
+  await turn();
+  expect(batches).toEqual([[2]]);
 });

@@ -292,8 +292,10 @@ describe('an open socket', () => {
       });
     });
     socket.sendText('{"first":1}');
-    socket.sendBinary([Buffer.from('a'), Buffer.from('b')]);
-    socket.sendBinary([Buffer.from('c')]);
+    socket.sendBinary(Buffer.from('a'));
+    socket.sendBinary(Buffer.from('b'));
+    socket.flush();
+    socket.sendBinary(Buffer.from('c'));
     await done;
     expect(seen).toEqual(['text {"first":1}', 'binary a', 'binary b', 'binary c']);
   });
@@ -309,7 +311,7 @@ describe('an open socket', () => {
       });
     });
     for (const message of sent) {
-      socket.sendBinary([message]);
+      socket.sendBinary(message);
       socket.ping();
     }
     await done;
@@ -391,7 +393,7 @@ describe('an open socket', () => {
     });
     peer.pause();
     const chunk = pattern(64 * 1024);
-    for (let count = 0; count < 200; count += 1) socket.sendBinary([chunk]);
+    for (let count = 0; count < 200; count += 1) socket.sendBinary(chunk);
     expect(socket.bufferedBytes).toBeGreaterThan(1024 * 1024);
     peer.resume();
     await recorder.until(() => recorder.drains > 0);
@@ -478,7 +480,7 @@ describe('the end of a socket', () => {
     peer.terminate();
     await recorder.until(() => recorder.end !== undefined);
     socket.sendText('x');
-    socket.sendBinary([Buffer.from('x')]);
+    socket.sendBinary(Buffer.from('x'));
     socket.ping();
     socket.pause();
     socket.resume();
@@ -490,7 +492,7 @@ describe('the end of a socket', () => {
     const seen: string[] = [];
     peer.on('message', (data: Buffer) => seen.push(data.toString()));
     const closed = once(peer, 'close') as Promise<[number, Buffer]>;
-    socket.sendBinary([Buffer.from('last')]);
+    socket.sendBinary(Buffer.from('last'));
     socket.close(1000);
     expect([(await closed)[0], seen]).toEqual([1000, ['last']]);
     // Although it was paused, it read the answer.
