@@ -28,12 +28,15 @@ export interface EmulatedState {
 
 export interface Emulated {
   readonly env: Readonly<Record<string, string>>;
+  /** For sshd: prints the keys that were pushed to the node with a real sshd; `%u` is the user. */
+  readonly authorizedKeysCommand: string;
   state(): Promise<EmulatedState>;
   close(): void;
 }
 
 interface Ready {
   readonly env: Record<string, string>;
+  readonly authorizedKeysCommand: string;
 }
 
 const self = fileURLToPath(import.meta.url);
@@ -55,9 +58,10 @@ export async function startEmulated(
     });
     return unlessItEnds(child, within(next, 60_000, 'an answer of the emulator'));
   };
-  const { env } = await message<Ready>();
+  const { env, authorizedKeysCommand } = await message<Ready>();
   return {
     env,
+    authorizedKeysCommand,
     state: () => {
       const answer = message<EmulatedState>();
       child.send('state');
@@ -117,7 +121,10 @@ export async function emulate({ sshdPort, ...options }: EmulatedOptions): Promis
   process.once('SIGTERM', () => {
     void emulator.close().then(() => process.exit(0));
   });
-  process.send?.({ env: { ...emulator.env } } satisfies Ready);
+  process.send?.({
+    env: { ...emulator.env },
+    authorizedKeysCommand: emulator.authorizedKeysCommand(nodes.sshd),
+  } satisfies Ready);
 }
 
 function listen(serve: (socket: Socket) => void): Promise<number> {

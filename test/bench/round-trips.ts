@@ -1,4 +1,7 @@
 import { spawn } from 'node:child_process';
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { startDelayProxy } from '../emulator/delay-proxy.ts';
 import { startSshd, type Sshd } from '../support/openssh.ts';
 import { nodes, startEmulated } from './emulated.ts';
@@ -19,10 +22,23 @@ const neededTrips = 6;
 /** The same thing with and without delay: the difference, in round trips. */
 export async function roundTrips({ rounds }: SectionSettings): Promise<Row[]> {
   const count = Math.max(5, Math.ceil(rounds / 2));
-  const sshd = onPath('sshd') === undefined ? undefined : await startSshd();
+  const directory = mkdtempSync(join(tmpdir(), 'ssm-bridge-bench-'));
+  const pushedKeys = join(directory, 'pushed-keys.sh');
+  const authorizedKeysCommand = `/bin/sh ${pushedKeys} %u`;
+  const sshd =
+    onPath('sshd') === undefined ? undefined : await startSshd({ authorizedKeysCommand });
   const near = await startEmulated({}, sshd?.port);
   const far = await startEmulated({ rttMs }, sshd?.port);
-  const measured = { banner: [] as number[], ssh: [] as number[], direct: [] as number[] };
+  const printers = [near, far].map((it) => it.authorizedKeysCommand.replace('%u', '"$1"'));
+  const own = `echo '${sshd?.clientPublicKey ?? ''}'`;
+  writeFileSync(pushedKeys, `${[own, ...printers].join('\n')}\n`);
+  const measured = {
+    banner: [] as number[],
+    ssh: [] as number[],
+    pushed: [] as number[],
+    ephemeral: [] as number[],
+    direct: [] as number[],
+  };
   const trips = async (measure: (rtt: number) => Promise<number>): Promise<number> => {
     const atOnce = await measure(0);
     return ((await measure(rttMs)) - atOnce) / rttMs;
@@ -32,13 +48,19 @@ export async function roundTrips({ rounds }: SectionSettings): Promise<Row[]> {
     for (let round = 0; round < count; round += 1) {
       measured.banner.push(await trips((rtt) => firstByteMs(envOf(rtt))));
       if (sshd === undefined) continue;
-      measured.ssh.push(await trips((rtt) => sshMs(sshd, bridgeOption(), envOf(rtt))));
+      const login = (options: readonly string[]) =>
+        trips((rtt) => sshMs(sshd, options, envOf(rtt)));
+      measured.ssh.push(await login([proxyCommand(), ...ownKey(sshd)]));
+      const publicKey = `--user %r --push-key instance-connect --key ${sshd.clientKeyFile}.pub`;
+      measured.pushed.push(await login([proxyCommand(publicKey), ...ownKey(sshd)]));
+      measured.ephemeral.push(await login(ephemeralKey(join(directory, 'agent'))));
       measured.direct.push(await trips((rtt) => directMs(sshd, rtt)));
     }
   } finally {
     near.close();
     far.close();
     await sshd?.stop();
+    rmSync(directory, { recursive: true, force: true });
   }
   const name = 'round trips';
   const banner = median(measured.banner);
@@ -53,10 +75,17 @@ export async function roundTrips({ rounds }: SectionSettings): Promise<Row[]> {
   ];
   if (sshd === undefined) return rows;
   const [ssh, direct] = [median(measured.ssh), median(measured.direct)];
+  const more = (pushed: readonly number[]): number =>
+    median(pushed.map((trips, round) => trips - (measured.ssh[round] ?? Number.NaN)));
+  const [pushed, ephemeral] = [more(measured.pushed), more(measured.ephemeral)];
+  // The call itself is one; it is made at NEWKEYS, over a connection that stands by then.
+  const oneCall = (trips: number) => atMost(1.5, trips);
   return [
     ...rows,
     row(name, '`ssh host true` through ssm-bridge', ssh, format(ssh)),
     row(name, '… of which OpenSSH needs without it, TCP included', direct, format(direct)),
+    row(name, '… more with --push-key and --key PATH.pub', pushed, format(pushed), oneCall(pushed)),
+    row(name, '… more with --push-key alone', ephemeral, format(ephemeral), oneCall(ephemeral)),
   ];
 }
 
@@ -71,12 +100,25 @@ async function firstByteMs(env: Readonly<Record<string, string>>): Promise<numbe
   }
 }
 
-const bridgeOption = (): string => `ProxyCommand=${process.execPath} ${program} connect %h %p`;
+const proxyCommand = (options = ''): string =>
+  `ProxyCommand=${process.execPath} ${program} connect ${options} %h %p`;
+
+const ownKey = (sshd: Sshd): readonly string[] => [
+  `IdentityFile=${sshd.clientKeyFile}`,
+  'IdentityAgent=none',
+];
+
+const ephemeralKey = (agentSocket: string): readonly string[] => [
+  proxyCommand(`--user %r --push-key instance-connect --agent-socket ${agentSocket}`),
+  `IdentityAgent=${agentSocket}`,
+  'IdentityFile=none',
+];
 
 async function directMs(sshd: Sshd, rtt: number): Promise<number> {
   const proxy = await startDelayProxy({ port: sshd.port, rttMs: rtt });
   try {
-    return await sshMs(sshd, `Port=${proxy.port}`, {}, '127.0.0.1');
+    const options = [`Port=${proxy.port}`, ...ownKey(sshd)];
+    return await sshMs(sshd, options, {}, '127.0.0.1');
   } finally {
     await proxy.close();
   }
@@ -85,13 +127,12 @@ async function directMs(sshd: Sshd, rtt: number): Promise<number> {
 /** From exec of `ssh host true` to its exit. */
 async function sshMs(
   sshd: Sshd,
-  option: string,
+  extra: readonly string[],
   env: Readonly<Record<string, string>>,
   host: string = nodes.sshd,
 ): Promise<number> {
-  const options = [option, 'StrictHostKeyChecking=no', 'UserKnownHostsFile=/dev/null'];
-  const identity = [`IdentityFile=${sshd.clientKeyFile}`, 'IdentityAgent=none', 'LogLevel=ERROR'];
-  const flags = [...options, ...identity].flatMap((text) => ['-o', text]);
+  const quiet = ['StrictHostKeyChecking=no', 'UserKnownHostsFile=/dev/null', 'LogLevel=ERROR'];
+  const flags = [...extra, ...quiet].flatMap((text) => ['-o', text]);
   const startedAt = nowMs();
   const child = spawn('ssh', ['-F', 'none', ...flags, `${sshd.user}@${host}`, 'true'], {
     env: cleanEnvironment(env),

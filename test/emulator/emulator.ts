@@ -212,7 +212,8 @@ function environment(
 ): Record<string, string> {
   return {
     AWS_ENDPOINT_URL_SSM: endpoint,
-    AWS_ENDPOINT_URL_EC2_INSTANCE_CONNECT: endpoint,
+    // Another host, as it is at AWS: connections to one must not be taken for the other.
+    AWS_ENDPOINT_URL_EC2_INSTANCE_CONNECT: endpoint.replace('localhost', '127.0.0.1'),
     AWS_CA_BUNDLE: caFile,
     AWS_REGION: region,
     AWS_EC2_METADATA_DISABLED: 'true',
