@@ -17,6 +17,7 @@ const AFTER_SEQ = ',"IsSequentialMessage":true}';
 
 const ID_OFFSET = PAYLOAD_OFFSET + BEFORE_ID.length;
 const SEQ_OFFSET = ID_OFFSET + MESSAGE_ID_TEXT_LENGTH + BEFORE_SEQ.length;
+const ZERO = '0'.charCodeAt(0);
 /** Of the largest safe integer. */
 const MAX_SEQ_LENGTH = 16;
 
@@ -42,12 +43,10 @@ export class Acknowledger {
    * `seq`. The frame is valid until the next call. `createdAt` is in Unix milliseconds.
    */
   encode(received: Uint8Array, seq: number, createdAt: number): Uint8Array {
-    const digits = String(seq);
-    if (digits.length !== this.#seqLength) this.#layOut(digits.length);
+    const seqLength = decimalLength(seq);
+    if (seqLength !== this.#seqLength) this.#layOut(seqLength);
     const frame = this.#frame;
-    for (let index = 0; index < digits.length; index += 1) {
-      frame[SEQ_OFFSET + index] = digits.charCodeAt(index);
-    }
+    writeDecimal(frame, SEQ_OFFSET, seqLength, seq);
     writeMessageIdText(frame, ID_OFFSET, received, OFFSET.messageId);
     writeLatin1(frame, OFFSET.payloadDigest, digestOf(this.#payload));
     writeU64(frame, OFFSET.createdDate, Math.max(1, Math.floor(createdAt)));
@@ -64,5 +63,23 @@ export class Acknowledger {
     writeLatin1(this.#frame, PAYLOAD_OFFSET, BEFORE_ID);
     writeLatin1(this.#frame, ID_OFFSET + MESSAGE_ID_TEXT_LENGTH, BEFORE_SEQ);
     writeLatin1(this.#frame, seqEnd, AFTER_SEQ);
+  }
+}
+
+// Not by String(): V8 remembers the texts of thousands of numbers, and so each of these would outlive
+// its message by a second, enough for the young generation of the heap to grow to its limit.
+
+function decimalLength(value: number): number {
+  let length = 1;
+  for (let bound = 10; value >= bound; bound *= 10) length += 1;
+  return length;
+}
+
+function writeDecimal(target: Uint8Array, offset: number, length: number, value: number): void {
+  let rest = value;
+  for (let at = offset + length - 1; at >= offset; at -= 1) {
+    const tenth = Math.floor(rest / 10);
+    target[at] = ZERO + (rest - tenth * 10);
+    rest = tenth;
   }
 }
