@@ -112,8 +112,7 @@ export class ForwardSession {
     this.#state = { kind: 'over' };
     this.#abort.abort(new BridgeError('session.lost', 'the forward is closing'));
     for (const socket of this.#sockets) socket.resetAndDestroy();
-    if (state.kind === 'open') state.opened.channel.terminate();
-    // An opening under way notices by itself that it is no longer wanted, and ends what it started.
+    // Every channel is terminated by the abort above; one that is only being made ends when it is there.
     if (state.kind === 'opening') await state.promise.catch(ignore);
     await Promise.all(this.#releases);
   }
@@ -163,9 +162,15 @@ export class ForwardSession {
     const channel = await openChannel(mux, mux, this.#abort.signal);
     mux.attach(channel);
     channel.start();
-    if (this.#state.kind === 'over') channel.terminate();
+    const closing = this.#abort.signal;
+    const terminate = (): void => {
+      channel.terminate();
+    };
+    closing.addEventListener('abort', terminate);
+    if (closing.aborted) terminate();
     this.#releases.push(channel.released);
     const ended = channel.ended.then((end) => {
+      closing.removeEventListener('abort', terminate);
       mux.dispose();
       return explainEnd(end, this.#label, node);
     });

@@ -362,6 +362,19 @@ describe('the session', () => {
     expect(session.connectionCount).toBe(0);
   });
 
+  it('that is being opened when the forward closes is terminated at once', async () => {
+    const { session, channels } = await bench(1);
+    const opening = session.open();
+    opening.catch(() => undefined); // Awaited below.
+    // The channel is made and started, and its handshake is not over.
+    while (channels.length === 0) await Promise.resolve();
+    await Promise.resolve();
+    const closing = session.close();
+    expect(channels[0]?.isTerminated).toBe(true);
+    await closing;
+    await expect(opening).rejects.toThrow();
+  });
+
   it('that opens after the forward has closed is terminated at once', async () => {
     let release: () => void = () => undefined;
     const gate = new Promise<void>((resolve) => {
