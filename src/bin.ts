@@ -11,15 +11,19 @@ export interface LoaderHooks {
 const saveAfterMs = 1000;
 
 /**
- * How long work that was left behind may keep the process alive once everything is said and done. The
- * longest that is meant to: the answer to a StartSession that was given up is awaited for 5 s, and the
+ * How long work that was left behind may keep the process alive after a failure, or when a command says so.
+ * The longest that is meant to: the answer to a StartSession that was given up is awaited for 5 s, and the
  * session it may bring is then ended.
  */
 const lingerMs = 7000;
 
+/** The same after all else: what is still there then is nobody's, such as a name that is being resolved. */
+const shortLingerMs = 500;
+
 export function start(hooks: LoaderHooks): void {
   if (process.argv[2] === 'connect') ignoreTerminalSignals();
   const fatal = new AbortController();
+  let isUnfinished = false;
   let saveTimer: NodeJS.Timeout | undefined;
   const save = (): void => {
     if (saveTimer === undefined) return;
@@ -33,7 +37,8 @@ export function start(hooks: LoaderHooks): void {
     save();
     // The one forced exit there is. Every stream has been drained by now; what can still hold the event
     // loop is a socket or a timer that somebody forgot, and ssh's caller must not wait for that.
-    setTimeout(() => process.exit(), lingerMs).unref();
+    const hasFailed = status > 0 && status < 128;
+    setTimeout(() => process.exit(), hasFailed || isUnfinished ? lingerMs : shortLingerMs).unref();
   };
   const onFault = (error: unknown): void => {
     if (fatal.signal.aborted) return;
@@ -45,6 +50,9 @@ export function start(hooks: LoaderHooks): void {
   void main(process.argv.slice(2), process.env, {
     started: () => {
       saveTimer ??= setTimeout(save, saveAfterMs).unref();
+    },
+    unfinished: () => {
+      isUnfinished = true;
     },
     fatal: fatal.signal,
   }).then((status) => {

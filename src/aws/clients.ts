@@ -51,7 +51,8 @@ export function handlerOptions({ ca, dial }: Pick<ClientBase, 'ca' | 'dial'>, ke
   return {
     httpsAgent: agents.https,
     httpAgent: agents.http,
-    connectionTimeout: connectTimeoutMs,
+    // A dial of ours has its own limit. The SDK's timer for it outlives a request that is given up.
+    connectionTimeout: dial === undefined ? connectTimeoutMs : 0,
     requestTimeout: answerTimeoutMs,
     // Otherwise the limit is a warning on stderr.
     throwOnRequestTimeout: true,

@@ -20,7 +20,15 @@ export interface StartSessionRequest {
  * (credentials.*, access.*, target.*, api.*, network.*).
  */
 export interface ControlPlane {
-  startSession(request: StartSessionRequest, signal: AbortSignal): Promise<SessionGrant>;
+  /**
+   * `left` says that nobody wants the session any more: a call that has sent nothing yet then ends at
+   * once. One that has goes on until the signal aborts, because only its answer tells which session to end.
+   */
+  startSession(
+    request: StartSessionRequest,
+    signal: AbortSignal,
+    left?: AbortSignal,
+  ): Promise<SessionGrant>;
   /** A new grant for a disconnected session; undefined when the service says the session is over. */
   resumeSession(sessionId: string, signal: AbortSignal): Promise<ResumeGrant | undefined>;
   /** Ends the session at the service. Refusals by policy reject with access.denied; callers may ignore them. */

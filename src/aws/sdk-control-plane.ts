@@ -5,7 +5,9 @@ import {
   type StartSessionCommandOutput,
   TerminateSessionCommand,
 } from '@aws-sdk/client-ssm';
+import type { Agent as HttpAgent } from 'node:http';
 import { BridgeError } from '../errors.ts';
+import { isConnected } from './agent.ts';
 import {
   abandoned,
   type ApiCall,
@@ -32,14 +34,21 @@ export class SdkControlPlane implements ControlPlane {
   readonly #base: ClientBase;
   readonly #place: ApiPlace;
   readonly #client: SSMClient;
+  readonly #agents: readonly HttpAgent[];
 
   constructor(base: ClientBase, place: ApiPlace) {
     this.#base = base;
     this.#place = place;
-    this.#client = new SSMClient(clientConfig(base, 'SSM', false));
+    const config = clientConfig(base, 'SSM', false);
+    this.#agents = [config.requestHandler.httpsAgent, config.requestHandler.httpAgent];
+    this.#client = new SSMClient(config);
   }
 
-  async startSession(request: StartSessionRequest, signal: AbortSignal): Promise<SessionGrant> {
+  async startSession(
+    request: StartSessionRequest,
+    signal: AbortSignal,
+    left = new AbortController().signal,
+  ): Promise<SessionGrant> {
     const { target, documentName, reason } = request;
     const command = new StartSessionCommand({
       Target: target,
@@ -56,7 +65,27 @@ export class SdkControlPlane implements ControlPlane {
       target,
       documentName,
     };
-    const output = await this.#send(() => this.#start(command, signal), call, signal);
+    const limit = new AbortController();
+    const onSignal = (): void => {
+      limit.abort(signal.reason);
+    };
+    const onLeft = (): void => {
+      // The connections of this client are for one call each: without one, nothing has been sent.
+      if (isConnected(this.#agents)) return;
+      limit.abort(left.reason);
+      for (const agent of this.#agents) agent.destroy();
+    };
+    signal.addEventListener('abort', onSignal);
+    left.addEventListener('abort', onLeft);
+    if (signal.aborted) onSignal();
+    else if (left.aborted) onLeft();
+    let output: StartSessionCommandOutput;
+    try {
+      output = await this.#send(() => this.#start(command, limit.signal), call, limit.signal);
+    } finally {
+      signal.removeEventListener('abort', onSignal);
+      left.removeEventListener('abort', onLeft);
+    }
     const { SessionId: sessionId, TokenValue: tokenValue, StreamUrl: streamUrl } = output;
     if (!sessionId || !tokenValue || !streamUrl) {
       throw new BridgeError('protocol.malformed', 'the answer to StartSession is incomplete', {
@@ -128,6 +157,10 @@ export class SdkControlPlane implements ControlPlane {
     const overtime = new AbortController();
     let timer: NodeJS.Timeout | undefined;
     const onAbort = (): void => {
+      if (!isConnected(this.#agents)) {
+        overtime.abort();
+        return;
+      }
       timer = setTimeout(() => {
         overtime.abort();
       }, overtimeMs);

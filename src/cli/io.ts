@@ -20,6 +20,11 @@ export interface CommandIo {
    * listens). Work that would slow the start is done then: the compiled code is cached.
    */
   readonly started: () => void;
+  /**
+   * To be called by a command that returns although a session it has begun may still have to be ended, for
+   * which the process then lives on for a while.
+   */
+  readonly unfinished: () => void;
   /** Aborted, with the error as its reason, when an internal error means that the command must end now. */
   readonly fatal: AbortSignal;
 }

@@ -13,6 +13,8 @@ import { version } from './version.ts';
 export interface MainHooks {
   /** Called once when the command has reached its steady state. */
   readonly started: () => void;
+  /** Called when the command returns although something it began is still to be undone. */
+  readonly unfinished: () => void;
   readonly fatal: AbortSignal;
 }
 

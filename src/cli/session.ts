@@ -47,12 +47,16 @@ export async function openConnection(
   return { aws, ahead, args, logger: io.logger };
 }
 
-/** Starts a session within the time that is left until `openBy` (monotonic ms). */
+/**
+ * Starts a session within the time that is left until `openBy` (monotonic ms). Once `left` has aborted, it
+ * is waited for only if the request is on its way.
+ */
 export async function startSession(
   connection: Connection,
   target: string,
   document: Pick<StartSessionRequest, 'documentName' | 'parameters'>,
   openBy: number,
+  left: AbortSignal,
 ): Promise<SessionGrant> {
   const tooSlow = (): BridgeError =>
     new BridgeError('network.timeout', 'StartSession did not answer in time', {
@@ -62,7 +66,11 @@ export async function startSession(
   const never = new AbortController().signal;
   const leftMs = Math.max(0, openBy - systemClock.now());
   const start = (signal: AbortSignal): Promise<SessionGrant> =>
-    aws.controlPlane.startSession({ ...document, target, reason: reason(args.reason) }, signal);
+    aws.controlPlane.startSession(
+      { ...document, target, reason: reason(args.reason) },
+      signal,
+      left,
+    );
   const discard = (late: SessionGrant): void => {
     const supplies = { controlPlane: aws.controlPlane, clock: systemClock, logger };
     void terminateByCall(supplies, late.sessionId);

@@ -1,4 +1,4 @@
-import type { BridgeError } from '../errors.ts';
+import { BridgeError } from '../errors.ts';
 import type { Clock } from '../transport/clock.ts';
 import type { ChannelEnd, PayloadSource } from '../transport/channel.ts';
 import { ClientLife, type Departure } from './client-life.ts';
@@ -33,6 +33,8 @@ export interface LocalSide {
   readonly deliver: (payload: Uint8Array) => void;
   /** The remote side can be reached but not used: ends the relay with this error. */
   readonly fail: (error: BridgeError) => void;
+  /** Aborts when the relay is over: what has not begun to make a remote session need not. */
+  readonly left: AbortSignal;
 }
 
 export type Outcome =
@@ -53,6 +55,8 @@ export interface RelayOptions {
   readonly tidyUp: () => Promise<void>;
   /** Nobody may be kept waiting for our stderr any longer. */
   readonly closeStderr: () => void;
+  /** The remote session could not be undone in time; it goes on being undone for as long as there is. */
+  readonly unfinished: () => void;
   /** Ends the relay from outside, with its reason. */
   readonly fatal: AbortSignal;
 }
@@ -75,6 +79,7 @@ export async function relay(options: RelayOptions): Promise<number> {
   let endpoint: Endpoint | undefined;
   const outcome = settleable<Outcome>();
   const departed = settleable<undefined>();
+  const left = new AbortController();
 
   const life = new ClientLife({
     clock,
@@ -126,6 +131,7 @@ export async function relay(options: RelayOptions): Promise<number> {
     fail: (error) => {
       outcome.settle({ kind: 'failed', error });
     },
+    left: left.signal,
   });
   opening.then(
     (made) => {
@@ -153,14 +159,19 @@ export async function relay(options: RelayOptions): Promise<number> {
   }
   life.dispose();
   options.closeStderr();
-  await Promise.all([undone(opening, clock), options.tidyUp()]);
+  left.abort(new BridgeError('session.lost', 'nobody waits for the session any more'));
+  await Promise.all([undone(opening, clock, options.unfinished), options.tidyUp()]);
   input.close();
   stopSignals();
   return status;
 }
 
 /** Ends the remote side, also one that is only just being made: no session is left behind. */
-async function undone(opening: Promise<Endpoint>, clock: Clock): Promise<void> {
+async function undone(
+  opening: Promise<Endpoint>,
+  clock: Clock,
+  unfinished: () => void,
+): Promise<void> {
   const released = opening.then(
     (made) => {
       made.terminate();
@@ -168,7 +179,7 @@ async function undone(opening: Promise<Endpoint>, clock: Clock): Promise<void> {
     },
     () => undefined,
   );
-  await atMost(clock, undoLimitMs, [released]);
+  if (!(await atMost(clock, undoLimitMs, [released]))) unfinished();
 }
 
 /**
@@ -209,13 +220,18 @@ function settleable<T>(): Settleable<T> {
   return { promise, settle };
 }
 
-/** Resolves with the first of `promises`, or when `ms` have passed; leaves no timer behind. */
-function atMost(clock: Clock, ms: number, promises: readonly Promise<unknown>[]): Promise<void> {
+/**
+ * Resolves with the first of `promises`, or when `ms` have passed; leaves no timer behind. Tells whether it
+ * was in time.
+ */
+function atMost(clock: Clock, ms: number, promises: readonly Promise<unknown>[]): Promise<boolean> {
   return new Promise((resolve) => {
-    const cancel = clock.setTimer(resolve, ms);
+    const cancel = clock.setTimer(() => {
+      resolve(false);
+    }, ms);
     const done = (): void => {
       cancel();
-      resolve();
+      resolve(true);
     };
     for (const promise of promises) promise.then(done, done);
   });

@@ -10,6 +10,13 @@ import { type ApiServer, startApiServer } from './api-server.ts';
 import { failureOf } from './failures.ts';
 import { enterSurroundings, keysInEnvironment, type Surroundings } from './surroundings.ts';
 
+const session = {
+  target: 'i-0123456789abcdef0',
+  documentName: 'AWS-StartSSHSession',
+  parameters: { portNumber: ['22'] },
+  reason: undefined,
+};
+
 let around: Surroundings;
 let api: ApiServer;
 
@@ -81,5 +88,27 @@ describe('a dial of our own', () => {
       }, giveUp.signal),
     );
     expect(error.code).toBe('network.timeout');
+  });
+
+  it('is given up with a StartSession that nobody wants any more', async () => {
+    around.set({ AWS_ENDPOINT_URL_SSM: api.url });
+    const left = new AbortController();
+    let dialled: AbortSignal | undefined;
+    const dial: ApiDial = (_request, signal) => {
+      dialled = signal;
+      setTimeout(() => {
+        left.abort(new BridgeError('session.lost', 'ssh has left'));
+      }, 50);
+      return new Promise((_resolve, reject) => {
+        signal.addEventListener('abort', () => {
+          reject(new Error('given up'));
+        });
+      });
+    };
+    const { controlPlane } = await openAws({ env: process.env, logger: silentLogger, dial });
+    const forever = new AbortController().signal;
+    const started = controlPlane.startSession(session, forever, left.signal);
+    expect((await failureOf(started)).message).toBe('ssh has left');
+    expect(dialled?.aborted).toBe(true);
   });
 });

@@ -1,3 +1,4 @@
+import { createServer, type AddressInfo } from 'node:net';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { BridgeError } from '../../src/errors.ts';
 import { silentLogger } from '../../src/logger.ts';
@@ -222,6 +223,47 @@ describe('StartSession', () => {
     const { controlPlane } = await open();
     await failureOf(controlPlane.startSession(request, giveUp.signal));
     expect(await ended).toBe('AmazonSSM.TerminateSession {"SessionId":"s-1"}');
+  });
+
+  it('ends at once when nobody wants it any more and nothing has been sent', async () => {
+    const silent = createServer();
+    await new Promise<void>((resolve) => silent.listen(0, '127.0.0.1', resolve));
+    const { port } = silent.address() as AddressInfo; // a listening TCP server has one
+    const left = new AbortController();
+    const hungUp = new Promise((resolve) => {
+      silent.once('connection', (socket) => {
+        socket.once('data', () => {
+          left.abort(new BridgeError('session.lost', 'ssh has left'));
+        });
+        socket.once('error', resolve).once('close', resolve);
+      });
+    });
+    try {
+      around.set({ AWS_ENDPOINT_URL_SSM: `https://localhost:${port}` });
+      const { controlPlane } = await open();
+      const error = await failureOf(controlPlane.startSession(request, forever(), left.signal));
+      expect(error.message).toBe('ssh has left');
+      await hungUp;
+    } finally {
+      silent.close();
+    }
+  });
+
+  it('goes on although nobody wants it any more once the request is on its way', async () => {
+    const left = new AbortController();
+    api.answer = () => {
+      left.abort();
+      return { body: grant };
+    };
+    const { controlPlane } = await open();
+    const started = await controlPlane.startSession(request, forever(), left.signal);
+    expect(started.sessionId).toBe('s-1');
+  });
+
+  it('does not begin when nobody wants it any more', async () => {
+    const { controlPlane } = await open();
+    await failureOf(controlPlane.startSession(request, forever(), AbortSignal.abort()));
+    expect(api.requests).toHaveLength(0);
   });
 
   it('does not begin when its signal has fired', async () => {

@@ -167,3 +167,76 @@ it('a session that StartSession starts after all, seconds after it was given up,
     await bench.close();
   }
 });
+
+describe.concurrent('ended before StartSession has been sent, nothing is waited for', () => {
+  it.each([
+    ['connect', 'http'],
+    ['connect', 'socks5'],
+    ['connect', 'endpoint'],
+    ['forward', 'http'],
+    ['forward', 'endpoint'],
+  ])('%s with a silent %s', async (command, kind) => {
+    const { server, port } = await silentServer();
+    const asked = new Promise((resolve) => server.once('connection', resolve));
+    const bench = await openBench({ withoutSshd: true });
+    try {
+      if (kind === 'endpoint') {
+        bench.emulator.faults.set({ connect: [{ how: 'silent', times: 100 }] });
+      }
+      const proxy = kind === 'endpoint' ? [] : ['--proxy', `${kind}://127.0.0.1:${port}`];
+      const forwards = command === 'forward' ? ['0:80'] : [];
+      const bridge = bench.bridge([command, ...proxy, bench.host, ...forwards], { stdin: 'pipe' });
+      if (kind === 'endpoint') await new Promise((resolve) => setTimeout(resolve, 700));
+      else await asked;
+      const from = performance.now();
+      bridge.signal('SIGTERM');
+      expect(await bridge.exited).toEqual({ code: 143, signal: null });
+      expect(performance.now() - from).toBeLessThan(2000);
+      expect(bench.emulator.sessions).toEqual([]);
+    } finally {
+      await bench.close();
+      server.close();
+    }
+  });
+});
+
+describe.concurrent('ended while StartSession is on its way, its session is ended', () => {
+  it.each(['connect', 'forward'])('by %s', async (command) => {
+    const bench = await openBench({ withoutSshd: true });
+    try {
+      bench.emulator.faults.set({ api: [{ operation: 'StartSession', delayMs: 4000 }] });
+      const forwards = command === 'forward' ? ['0:80'] : [];
+      const bridge = bench.bridge([command, bench.host, ...forwards], { stdin: 'pipe' });
+      // Nothing tells from outside that the request is there: the emulator records a call with its answer.
+      await new Promise((resolve) => setTimeout(resolve, 1500));
+      expect(bench.emulator.sessions).toEqual([]);
+      bridge.signal('SIGTERM');
+      expect((await bridge.exited).code).toBe(143);
+      expect(bench.emulator.sessions).toHaveLength(1);
+      await bench.assertClean();
+    } finally {
+      await bench.close();
+    }
+  });
+});
+
+describe.concurrent('ended while the data channel is being opened, its session is ended', () => {
+  it.each(['connect', 'forward'])('by %s', async (command) => {
+    const bench = await openBench({
+      withoutSshd: true,
+      node: { agent: { handshakeCompleteDelayMs: 1000 } },
+    });
+    try {
+      const forwards = command === 'forward' ? ['0:80'] : [];
+      const bridge = bench.bridge([command, bench.host, ...forwards], { stdin: 'pipe' });
+      await bench.emulator.waitFor(() => bench.emulator.openSessionCount() === 1, 'a session');
+      const from = performance.now();
+      bridge.signal('SIGTERM');
+      expect((await bridge.exited).code).toBe(143);
+      expect(performance.now() - from).toBeLessThan(3000);
+      await bench.assertClean();
+    } finally {
+      await bench.close();
+    }
+  });
+});

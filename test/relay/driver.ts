@@ -157,6 +157,7 @@ void relay({
     replaceWithNull(2);
   },
   tidyUp: () => Promise.resolve(),
+  unfinished: () => undefined,
   fatal: fatal.signal,
 }).then((status) => {
   process.exitCode = status;

@@ -59,7 +59,7 @@ export function run(args: ConnectArgs, io: CommandIo): Promise<number> {
     const connection = await connecting;
     try {
       const source = keyPush?.wrapSource(local.source, local.ready) ?? local.source;
-      const opening = openEndpoint(args, connection, source, consumer, openBy);
+      const opening = openEndpoint(args, connection, source, consumer, openBy, local.left);
       keyPush?.warm();
       const endpoint = await opening;
       void endpoint.ended.then(() => {
@@ -83,6 +83,7 @@ export function run(args: ConnectArgs, io: CommandIo): Promise<number> {
       await keyPush?.close();
     },
     closeStderr,
+    unfinished: io.unfinished,
     fatal: io.fatal,
   });
 }
@@ -124,15 +125,16 @@ async function openEndpoint(
   source: PayloadSource,
   consumer: ChannelConsumer,
   openBy: number,
+  left: AbortSignal,
 ): Promise<Endpoint> {
   if (args.via === undefined) {
     const document = { documentName: sshDocument, parameters: { portNumber: [String(args.port)] } };
-    const grant = await startSession(connection, args.target, document, openBy);
+    const grant = await startSession(connection, args.target, document, openBy, left);
     return openChannel(connection, { grant, source, consumer, openBy });
   }
   const { createViaEndpoint, viaSession } = await import('../../forward/via.ts');
   const document = viaSession(args.target, args.port);
-  const grant = await startSession(connection, args.via, document, openBy);
+  const grant = await startSession(connection, args.via, document, openBy, left);
   return createViaEndpoint({
     source,
     consumer,

@@ -50,8 +50,13 @@ export async function run(args: ForwardArgs, io: CommandIo): Promise<number> {
     for (const { listener } of forwards) listener?.close();
     const closed = Promise.all(forwards.map(({ session }) => session.close()));
     const limit = timeLimit(farewellMs);
-    await Promise.race([closed, signals.second, limit.passed]);
+    const isClosed = await Promise.race([
+      closed.then(() => true),
+      signals.second.then(() => false),
+      limit.passed.then(() => false),
+    ]);
     limit.cancel();
+    if (!isClosed) io.unfinished();
     connection?.ahead.close();
     signals.stop();
   }
@@ -71,9 +76,9 @@ function makeSession(
     clock: systemClock,
     logger: io.logger,
     notice: io.notice,
-    openChannel: async (source, consumer) => {
+    openChannel: async (source, consumer, closed) => {
       const openBy = systemClock.now() + args.connectTimeoutMs;
-      const grant = await startSession(connection, args.node, document, openBy);
+      const grant = await startSession(connection, args.node, document, openBy, closed);
       return openChannel(connection, { grant, source, consumer, openBy });
     },
   });
