@@ -126,6 +126,16 @@ function prune(directory) {
   }
 }
 
+/**
+ * What a key on the terminal sends is meant for ssh, which may survive it, and so is a SIGHUP that ssh ignores
+ * under nohup: Node sets every signal back to its default at the start, also one that was to be ignored.
+ * Before the relay has its handlers we would die of them; should ssh die, the end of its pipe tells us. Run
+ * by hand, Ctrl-C works from the relay on.
+ */
+if (process.argv[2] === 'connect') {
+  for (const name of ['SIGHUP', 'SIGINT', 'SIGQUIT', 'SIGTSTP']) process.on(name, () => {});
+}
+
 if (Number(process.versions.node.split('.')[0]) < 20) {
   fs.writeSync(2, `ssm-bridge: Node 20.19 or later is needed, and this is ${process.version}\n`);
   process.exitCode = 2;

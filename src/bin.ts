@@ -21,7 +21,6 @@ const lingerMs = 7000;
 const shortLingerMs = 500;
 
 export function start(hooks: LoaderHooks): void {
-  if (process.argv[2] === 'connect') ignoreTerminalSignals();
   const fatal = new AbortController();
   let isUnfinished = false;
   let saveTimer: NodeJS.Timeout | undefined;
@@ -58,16 +57,4 @@ export function start(hooks: LoaderHooks): void {
   }).then((status) => {
     if (!fatal.signal.aborted) settle(status);
   });
-}
-
-/**
- * What a key on the terminal sends is meant for ssh, which may survive it; before the relay has its
- * handlers, a process without any would die of it. Run by hand, Ctrl-C works from the relay on.
- */
-function ignoreTerminalSignals(): void {
-  for (const name of ['SIGINT', 'SIGQUIT', 'SIGTSTP'] as const) {
-    process.on(name, () => {
-      // Not for us.
-    });
-  }
 }

@@ -1,4 +1,4 @@
-import { execFileSync } from 'node:child_process';
+import { execFileSync, spawnSync } from 'node:child_process';
 import {
   chmodSync,
   existsSync,
@@ -176,4 +176,23 @@ describe('the code cache', () => {
     const names = readdirSync(parent).map((name) => name.split('-')[0]);
     expect(names.toSorted()).toEqual(['build1', 'build2', 'old4']);
   });
+});
+
+test.each(['SIGHUP', 'SIGINT', 'SIGQUIT', 'SIGTSTP'])('%s is not the end of connect', (signal) => {
+  const early = `module.exports = {
+  'bin.js': function (exports) {
+    exports.start = () => {
+      process.kill(process.pid, '${signal}');
+      setTimeout(() => process.stdout.write('alive'), 50);
+    };
+  },
+};`;
+  writeFileSync(path.join(directory, 'main.cjs'), early);
+  const started = spawnSync(process.execPath, [path.join(directory, 'program.cjs'), 'connect'], {
+    encoding: 'utf8',
+    env: { HOME: directory },
+    timeout: 10_000,
+    killSignal: 'SIGKILL',
+  });
+  expect([started.signal, started.stdout]).toEqual([null, 'alive']);
 });
