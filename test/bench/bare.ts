@@ -19,6 +19,7 @@ export interface BareResult {
   readonly ms: number;
   readonly cpuMs: number;
   readonly rssBytes: number;
+  readonly pssBytes: number;
 }
 
 export function runBare(options: BareOptions): Promise<BareResult> {
@@ -32,8 +33,8 @@ export function runBare(options: BareOptions): Promise<BareResult> {
       const cpuBefore = costOf(process.pid).cpuMs;
       const finish = (): void => {
         const ms = performance.now() - startedAt;
-        const { cpuMs, rssBytes } = costOf(process.pid);
-        resolve({ ms, cpuMs: cpuMs - cpuBefore, rssBytes });
+        const { cpuMs, rssBytes, pssBytes } = costOf(process.pid);
+        resolve({ ms, cpuMs: cpuMs - cpuBefore, rssBytes, pssBytes });
         webSocket.terminate();
       };
       if (options.direction === 'receive') receive(webSocket, options.bytes, finish);

@@ -10,6 +10,8 @@ import { median, medianRatio, type Row } from './stats.ts';
 /** From exec to the StartSession request at the service; the empty node from exec to exit. All ms. */
 interface ConnectTimes {
   readonly emptyNode: number[];
+  /** The same, with what TLS takes before a connection can be begun. */
+  readonly nodeWithTls: number[];
   readonly bridge: number[];
   readonly bridgeWithoutCache: number[];
   /** Empty when there is no `aws`. */
@@ -18,16 +20,19 @@ interface ConnectTimes {
 
 export async function connect({ rounds, profile }: SectionSettings): Promise<Row[]> {
   const measured = await connectTimes(Math.max(rounds, 11), profileArguments(profile));
-  const { emptyNode, bridge, bridgeWithoutCache, aws } = measured;
+  const { emptyNode, nodeWithTls, bridge, bridgeWithoutCache, aws } = measured;
   const name = 'connect';
   const timeRow = (what: string, values: readonly number[]): Row => {
     const [middle, least] = [median(values), Math.min(...values)];
     return row(name, what, middle, `${format(middle, 0)} ms (min ${format(least, 0)})`);
   };
   const toNode = medianRatio(bridge, emptyNode);
+  const tls = medianRatio(nodeWithTls, emptyNode);
   const uncached = medianRatio(bridgeWithoutCache, emptyNode);
   const rows = [
     timeRow('`node -e 0`, exec to exit', emptyNode),
+    timeRow('… that loads https and makes a TLS context', nodeWithTls),
+    row(name, '… as a multiple of `node -e 0`', tls, `${format(tls, 2)}x`),
     timeRow('ssm-bridge, exec to StartSession, TLS', bridge),
     times(name, '… as a multiple of `node -e 0`', toNode, atMost(3.5, toNode, 'x')),
     row(name, '… without the code cache', uncached, `${format(uncached, 2)}x`),
@@ -36,10 +41,12 @@ export async function connect({ rounds, profile }: SectionSettings): Promise<Row
     return [...rows, row(name, 'aws ssm start-session', Number.NaN, 'not installed here')];
   }
   const toAws = medianRatio(bridge, aws);
+  const tlsToAws = medianRatio(nodeWithTls, aws);
   return [
     ...rows,
     timeRow('`aws ssm start-session`, the same', aws),
     times(name, 'ssm-bridge as a part of `aws`', toAws, atMost(0.2, toAws, 'x')),
+    row(name, 'Node with a TLS context as a part of `aws`', tlsToAws, `${format(tlsToAws, 2)}x`),
   ];
 }
 
@@ -48,7 +55,13 @@ async function connectTimes(rounds: number, profile: readonly string[]): Promise
   const peer = await startService({ downloadBytes: 0, isBare: false });
   const aws = findAws();
   const plugin = pathWithPlugin();
-  const measured: ConnectTimes = { emptyNode: [], bridge: [], bridgeWithoutCache: [], aws: [] };
+  const measured: ConnectTimes = {
+    emptyNode: [],
+    nodeWithTls: [],
+    bridge: [],
+    bridgeWithoutCache: [],
+    aws: [],
+  };
   const bridge = () => startBridge({ env: peer.env }).child;
   const profiled = () => startBridge({ env: peer.env, nodeArgs: profile }).child;
   const uncached = () => startBridge({ env: { ...peer.env, SSM_BRIDGE_NO_CODE_CACHE: '1' } }).child;
@@ -61,7 +74,8 @@ async function connectTimes(rounds: number, profile: readonly string[]): Promise
       await toRequest(peer, profiled);
     }
     for (let round = 0; round < rounds; round += 1) {
-      measured.emptyNode.push(await emptyNodeMs());
+      measured.emptyNode.push(await nodeMs('0'));
+      measured.nodeWithTls.push(await nodeMs(makeTlsContext));
       measured.bridge.push(await toRequest(peer, bridge));
       measured.bridgeWithoutCache.push(await toRequest(peer, uncached));
       if (aws === undefined) continue;
@@ -74,9 +88,11 @@ async function connectTimes(rounds: number, profile: readonly string[]): Promise
   return measured;
 }
 
-async function emptyNodeMs(): Promise<number> {
+const makeTlsContext = "require('node:https'); require('node:tls').createSecureContext()";
+
+async function nodeMs(script: string): Promise<number> {
   const startedAt = nowMs();
-  await exited(spawn(process.execPath, ['-e', '0'], { env: cleanEnvironment({}) }));
+  await exited(spawn(process.execPath, ['-e', script], { env: cleanEnvironment({}) }));
   return nowMs() - startedAt;
 }
 

@@ -1,3 +1,4 @@
+import type { BareResult } from './bare.ts';
 import { paced } from './paced.ts';
 import { bareLoop, startService } from './peer.ts';
 import { MiB } from './process.ts';
@@ -5,6 +6,7 @@ import { profileArguments } from './profile.ts';
 import {
   atLeast,
   atMost,
+  floorRows,
   format,
   growthRow,
   memoryRows,
@@ -25,7 +27,7 @@ export async function downloads({ isQuick, profile, rounds }: SectionSettings): 
   const peer = await startService({ downloadBytes: roundBytes, isBare: false });
   const barePeer = await startService({ downloadBytes: roundBytes, isBare: true });
   const ours = { rate: [] as number[], cpu: [] as number[] };
-  const bare = { rate: [] as number[], cpu: [] as number[], rss: [] as number[] };
+  const bare = { rate: [] as number[], cpu: [] as number[], loops: [] as BareResult[] };
   const loop = {
     url: barePeer.url,
     caFile: barePeer.env['AWS_CA_BUNDLE'] ?? '',
@@ -41,7 +43,7 @@ export async function downloads({ isQuick, profile, rounds }: SectionSettings): 
       ours.cpu.push(transfer.cpuMsPerMiB);
       const yardstick = await bareLoop(loop);
       bare.rate.push(roundBytes / yardstick.ms);
-      bare.rss.push(yardstick.rssBytes / MiB);
+      bare.loops.push(yardstick);
       bare.cpu.push(yardstick.cpuMs / (roundBytes / MiB));
     }
   } finally {
@@ -55,7 +57,6 @@ export async function downloads({ isQuick, profile, rounds }: SectionSettings): 
   const atPace = await paced(isQuick ? 2 : 3, isQuick ? 4_000 : 10_000);
   const part = medianRatio(ours.rate, bare.rate);
   const cpu = medianRatio(ours.cpu, bare.cpu);
-  const bareRss = median(bare.rss);
   const name = 'download';
   return [
     row(
@@ -85,7 +86,7 @@ export async function downloads({ isQuick, profile, rounds }: SectionSettings): 
     ),
     ...memoryRows(name, 'at the pace of the real agent', atPace.cost),
     ...memoryRows(name, 'from an unpaced agent', long.late),
-    row(name, 'RSS of the bare loop', bareRss, `${format(bareRss)} MiB`),
+    ...floorRows(name, bare.loops),
     growthRow(name, bytes, long.early, long.late),
   ];
 }

@@ -1,7 +1,7 @@
 import { Echo } from './echo.ts';
 import { nodes, startEmulated } from './emulated.ts';
 import { costOf, firstOutput, MiB, pause, startBridge, stop, type Cost } from './process.ts';
-import { atLeast, format, row, type SectionSettings } from './rows.ts';
+import { atLeast, format, memoryRows, row, type SectionSettings } from './rows.ts';
 import { median, type Row } from './stats.ts';
 
 /** Many bridges at once: what each costs, and whether one that is busy disturbs the others. */
@@ -17,8 +17,11 @@ export async function many({ isQuick }: SectionSettings): Promise<Row[]> {
     await pause(idleMs);
     const after = bridges.map((bridge) => costOf(bridge.pid));
     const alone = await echoes(bridges);
-    const beside = await besideBulk(emulated.env, () => echoes(bridges));
-    return rows(count, idleMs, before, after, alone, beside);
+    const [beside, bulk] = await besideBulk(emulated.env, () => echoes(bridges));
+    return [
+      ...rows(count, idleMs, before, after, alone, beside),
+      ...memoryRows('many', 'of that upload', bulk),
+    ];
   } finally {
     await Promise.all(bridges.map((bridge) => bridge.stop()));
     emulated.close();
@@ -40,7 +43,7 @@ async function startAll(
 async function besideBulk<T>(
   env: Readonly<Record<string, string>>,
   act: () => Promise<T>,
-): Promise<T> {
+): Promise<[T, Cost]> {
   const bulk = startBridge({ env, node: nodes.discard });
   try {
     await firstOutput(bulk);
@@ -52,7 +55,7 @@ async function besideBulk<T>(
     bulk.stdin.on('drain', feed);
     feed();
     await pause(1_000);
-    return await act();
+    return [await act(), costOf(bulk.pid)];
   } finally {
     await stop(bulk.child);
   }

@@ -1,5 +1,5 @@
 import { MiB, type Cost } from './process.ts';
-import type { Row } from './stats.ts';
+import { median, type Row } from './stats.ts';
 
 export interface SectionSettings {
   readonly rounds: number;
@@ -45,6 +45,19 @@ export function memoryRows(section: string, when: string, cost: Cost): Row[] {
   return [
     row(section, `RSS, ${when}`, rss, `${format(rss)} MiB`, atMost(58, rss, ' MiB')),
     row(section, `PSS, ${when}`, pss, `${format(pss)} MiB`, atMost(16, pss, ' MiB')),
+  ];
+}
+
+/** What a loop of `ws` and nothing else takes: the least that this runtime can do. */
+export function floorRows(
+  section: string,
+  loops: readonly { readonly rssBytes: number; readonly pssBytes: number }[],
+): Row[] {
+  const rss = median(loops.map(({ rssBytes }) => rssBytes)) / MiB;
+  const pss = median(loops.map(({ pssBytes }) => pssBytes)) / MiB;
+  return [
+    row(section, 'RSS of the bare loop', rss, `${format(rss)} MiB`),
+    row(section, 'PSS of the bare loop', pss, `${format(pss)} MiB`),
   ];
 }
 

@@ -1,3 +1,4 @@
+import type { BareResult } from './bare.ts';
 import { startEmulated, nodes } from './emulated.ts';
 import { officialUpload } from './official.ts';
 import { bareLoop, startService } from './peer.ts';
@@ -6,6 +7,7 @@ import { profileArguments } from './profile.ts';
 import {
   atLeast,
   atMost,
+  floorRows,
   format,
   growthRow,
   memoryRows,
@@ -18,17 +20,18 @@ import { median, medianRatio, type Row } from './stats.ts';
 import { transferLimitMs, upload, type Transfer } from './transfer.ts';
 
 const payloadBytes = 16 * 1024;
-const bareBytes = 128 * MiB;
 
 /** The last transfer is the long one that shows whether memory is flat. */
 export async function uploads({ isQuick, profile, rounds }: SectionSettings): Promise<Row[]> {
   const bytes = (isQuick ? 64 : 1024) * MiB;
-  const roundBytes = (isQuick ? 32 : 64) * MiB;
+  // As much for the bare loop: what V8 needs to compile either is a part of the CPU time.
+  const roundBytes = (isQuick ? 32 : 128) * MiB;
   const count = isQuick ? 3 : rounds;
   const peer = await startService({ downloadBytes: 0, isBare: false });
   const barePeer = await startService({ downloadBytes: 0, isBare: true });
   const measured = { rate: [] as number[], cpu: [] as number[] };
   const bareCpu: number[] = [];
+  const bareLoops: BareResult[] = [];
   const official: number[] = [];
   let isReal = false;
   let long: Transfer;
@@ -41,7 +44,15 @@ export async function uploads({ isQuick, profile, rounds }: SectionSettings): Pr
       const ours = await upload(peer, roundBytes, nodeArgs);
       measured.rate.push(ours.bytesPerMs);
       measured.cpu.push(ours.cpuMsPerMiB);
-      bareCpu.push(await bareCpuMsPerMiB(barePeer.url, barePeer.env['AWS_CA_BUNDLE'] ?? ''));
+      const bare = await bareLoop({
+        url: barePeer.url,
+        caFile: barePeer.env['AWS_CA_BUNDLE'] ?? '',
+        direction: 'send',
+        bytes: roundBytes,
+        payloadBytes,
+      });
+      bareLoops.push(bare);
+      bareCpu.push(bare.cpuMs / (roundBytes / MiB));
     }
     long = await upload(peer, bytes);
   } finally {
@@ -74,14 +85,9 @@ export async function uploads({ isQuick, profile, rounds }: SectionSettings): Pr
     row(name, 'CPU per MiB', median(measured.cpu), `${format(median(measured.cpu))} ms`),
     times(name, '… as a multiple of a bare ws send loop', cpu, atMost(2, cpu, 'x')),
     ...memoryRows(name, 'uploading at full rate', long.late),
+    ...floorRows(name, bareLoops),
     growthRow(name, bytes, long.early, long.late),
   ];
-}
-
-async function bareCpuMsPerMiB(url: string, caFile: string): Promise<number> {
-  const options = { url, caFile, direction: 'send', bytes: bareBytes, payloadBytes } as const;
-  const { cpuMs } = await bareLoop(options);
-  return cpuMs / (bareBytes / MiB);
 }
 
 interface Bounded {
