@@ -13,6 +13,8 @@ export interface BareOptions {
   readonly direction: 'receive' | 'send';
   readonly bytes: number;
   readonly payloadBytes: number;
+  /** Sending only: no more than this, a few at a time, as the bridge does for the service's sake. */
+  readonly messagesPerSecond?: number;
 }
 
 export interface BareResult {
@@ -60,15 +62,23 @@ function send(webSocket: WebSocket, options: BareOptions, finish: () => void): v
   const { bytes, payloadBytes } = options;
   const payload = Buffer.alloc(payloadBytes, 'x');
   let sent = 0;
+  const perMs = (options.messagesPerSecond ?? Number.POSITIVE_INFINITY) / 1000;
+  const startedAt = performance.now();
+  const isDue = (): boolean => sent < payloadBytes * perMs * (performance.now() - startedAt);
+  const again = options.messagesPerSecond === undefined ? setImmediate : after4Ms;
   const step = (): void => {
-    while (sent < bytes && webSocket.bufferedAmount < 1024 * 1024) {
+    while (sent < bytes && isDue() && webSocket.bufferedAmount < 1024 * 1024) {
       const message = Buffer.allocUnsafe(120 + payloadBytes);
       message.set(crypto.hash('sha256', payload, 'buffer'), 80);
       message.set(payload, 120);
       sent += payloadBytes;
       webSocket.send(message, sent >= bytes ? finish : undefined);
     }
-    if (sent < bytes) setImmediate(step);
+    if (sent < bytes) again(step);
   };
   step();
+}
+
+function after4Ms(act: () => void): void {
+  setTimeout(act, 4);
 }

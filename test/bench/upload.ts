@@ -31,7 +31,15 @@ export async function uploads({ isQuick, profile, rounds }: SectionSettings): Pr
   const barePeer = await startService({ downloadBytes: 0, isBare: true });
   const measured = { rate: [] as number[], cpu: [] as number[] };
   const bareCpu: number[] = [];
+  const pacedBareCpu: number[] = [];
   const bareLoops: BareResult[] = [];
+  const loop = {
+    url: barePeer.url,
+    caFile: barePeer.env['AWS_CA_BUNDLE'] ?? '',
+    direction: 'send',
+    bytes: roundBytes,
+    payloadBytes,
+  } as const;
   const official: number[] = [];
   let isReal = false;
   let long: Transfer;
@@ -44,14 +52,10 @@ export async function uploads({ isQuick, profile, rounds }: SectionSettings): Pr
       const ours = await upload(peer, roundBytes, nodeArgs);
       measured.rate.push(ours.bytesPerMs);
       measured.cpu.push(ours.cpuMsPerMiB);
-      const bare = await bareLoop({
-        url: barePeer.url,
-        caFile: barePeer.env['AWS_CA_BUNDLE'] ?? '',
-        direction: 'send',
-        bytes: roundBytes,
-        payloadBytes,
-      });
+      const bare = await bareLoop(loop);
       bareLoops.push(bare);
+      const pacedBare = await bareLoop({ ...loop, messagesPerSecond: 950 });
+      pacedBareCpu.push(pacedBare.cpuMs / (roundBytes / MiB));
       bareCpu.push(bare.cpuMs / (roundBytes / MiB));
     }
     long = await upload(peer, bytes);
@@ -63,6 +67,8 @@ export async function uploads({ isQuick, profile, rounds }: SectionSettings): Pr
   const name = 'upload';
   const faster = medianRatio(measured.rate, official);
   const cpu = medianRatio(measured.cpu, bareCpu);
+  const pacedCpu = median(pacedBareCpu);
+  const toPaced = medianRatio(measured.cpu, pacedBareCpu);
   const officialName = isReal
     ? 'session-manager-plugin'
     : "the official client's loop, rebuilt (session-manager-plugin is not installed)";
@@ -84,6 +90,8 @@ export async function uploads({ isQuick, profile, rounds }: SectionSettings): Pr
     ),
     row(name, 'CPU per MiB', median(measured.cpu), `${format(median(measured.cpu))} ms`),
     times(name, '… as a multiple of a bare ws send loop', cpu, atMost(2, cpu, 'x')),
+    row(name, '… of that loop at our 950 messages/s', toPaced, `${format(toPaced, 2)}x`),
+    row(name, 'CPU per MiB of that loop at that pace', pacedCpu, `${format(pacedCpu)} ms`),
     ...memoryRows(name, 'uploading at full rate', long.late),
     ...floorRows(name, bareLoops),
     growthRow(name, bytes, long.early, long.late),
