@@ -53,7 +53,10 @@ export async function roundTrips({ rounds }: SectionSettings): Promise<Row[]> {
       measured.ssh.push(await login([proxyCommand(), ...ownKey(sshd)]));
       const publicKey = `--user %r --push-key instance-connect --key ${sshd.clientKeyFile}.pub`;
       measured.pushed.push(await login([proxyCommand(publicKey), ...ownKey(sshd)]));
-      measured.ephemeral.push(await login(ephemeralKey(join(directory, 'agent'))));
+      // A socket for each: what is measured is a login alone, not one that takes over from another.
+      const socket = (rtt: number): string => join(directory, `agent-${round}-${rtt}`);
+      const alone = (rtt: number) => sshMs(sshd, ephemeralKey(socket(rtt)), envOf(rtt));
+      measured.ephemeral.push(await trips(alone));
       measured.direct.push(await trips((rtt) => directMs(sshd, rtt)));
     }
   } finally {
