@@ -2,6 +2,7 @@ import { connect } from './connect.ts';
 import { downloads } from './download.ts';
 import { growth } from './growth.ts';
 import { idle } from './idle.ts';
+import { keystrokes } from './keystroke.ts';
 import { many } from './many.ts';
 import { roundTrips } from './round-trips.ts';
 import type { SectionSettings } from './rows.ts';
@@ -9,7 +10,7 @@ import type { Row } from './stats.ts';
 import { uploads } from './upload.ts';
 
 export type SectionName =
-  'connect' | 'round-trips' | 'upload' | 'download' | 'idle' | 'many' | 'growth';
+  'connect' | 'round-trips' | 'upload' | 'download' | 'idle' | 'many' | 'keystroke' | 'growth';
 
 /** In the order of the table. */
 export const sections: Record<SectionName, (settings: SectionSettings) => Promise<Row[]>> = {
@@ -19,5 +20,6 @@ export const sections: Record<SectionName, (settings: SectionSettings) => Promis
   download: downloads,
   idle,
   many,
+  keystroke: keystrokes,
   growth,
 };
