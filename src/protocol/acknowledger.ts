@@ -3,12 +3,10 @@
  * as a rule, so they are written into the same memory again and again: only the number, the id, the
  * date and the digest differ from one to the next.
  */
-import { allocateApart, writeLatin1, writeU64 } from './bytes.ts';
-import { acknowledgeHead, digestOf } from './codec.ts';
-import { HEADER_LENGTH, OFFSET, PAYLOAD_LENGTH_SIZE } from './constants.ts';
+import { allocateApart, writeLatin1 } from './bytes.ts';
+import { acknowledgeHead, digestOf, writeCreatedDate } from './codec.ts';
+import { OFFSET, PAYLOAD_OFFSET } from './constants.ts';
 import { MESSAGE_ID_TEXT_LENGTH, writeMessageIdText, type MessageIdSource } from './uuid.ts';
-
-const PAYLOAD_OFFSET = HEADER_LENGTH + PAYLOAD_LENGTH_SIZE;
 
 /** Keys in the order AWS's own client writes them (session-manager-plugin, AcknowledgeContent). */
 const BEFORE_ID = '{"AcknowledgedMessageType":"output_stream_data","AcknowledgedMessageId":"';
@@ -49,7 +47,7 @@ export class Acknowledger {
     writeDecimal(frame, SEQ_OFFSET, seqLength, seq);
     writeMessageIdText(frame, ID_OFFSET, received, OFFSET.messageId);
     writeLatin1(frame, OFFSET.payloadDigest, digestOf(this.#payload));
-    writeU64(frame, OFFSET.createdDate, Math.max(1, Math.floor(createdAt)));
+    writeCreatedDate(frame, createdAt);
     this.#ids.write(frame, OFFSET.messageId);
     return frame;
   }

@@ -19,17 +19,13 @@ import {
   MESSAGE_TYPE_SIZE,
   OFFSET,
   PAYLOAD_LENGTH_SIZE,
+  PAYLOAD_OFFSET,
   PAYLOAD_TYPE,
   SCHEMA_VERSION,
   SHORT_HEADER_LENGTH,
 } from './constants.ts';
 import type { Message, OutgoingStreamMessage, StreamMessage } from './message.ts';
 import type { MessageIdSource } from './uuid.ts';
-
-const PAYLOAD_OFFSET = HEADER_LENGTH + PAYLOAD_LENGTH_SIZE;
-
-/** Bytes that a message takes beyond its payload. */
-export const MESSAGE_OVERHEAD = PAYLOAD_OFFSET;
 
 /** Gives memory of exactly the size asked for; what it holds does not matter. */
 export type Allocate = (size: number) => Uint8Array;
@@ -85,14 +81,18 @@ function writeHeader(
   ids: MessageIdSource,
 ): void {
   frame.set(start);
-  // Peers refuse a zero date.
-  writeU64(frame, OFFSET.createdDate, Math.max(1, Math.floor(fields.createdAt)));
+  writeCreatedDate(frame, fields.createdAt);
   writeU64(frame, OFFSET.sequenceNumber, fields.seq);
   writeU64(frame, OFFSET.flags, fields.flags);
   ids.write(frame, OFFSET.messageId);
   writeLatin1(frame, OFFSET.payloadDigest, digest);
   writeU32(frame, OFFSET.payloadType, fields.payloadType);
   writeU32(frame, HEADER_LENGTH, frame.length - PAYLOAD_OFFSET);
+}
+
+/** `createdAt` is in Unix milliseconds. Peers refuse a zero date. */
+export function writeCreatedDate(frame: Uint8Array, createdAt: number): void {
+  writeU64(frame, OFFSET.createdDate, Math.max(1, Math.floor(createdAt)));
 }
 
 /**

@@ -24,6 +24,8 @@ export const HEADER_LENGTH = 116;
 /** Service-made messages may end their header here, without a PayloadType. */
 export const SHORT_HEADER_LENGTH = 112;
 export const PAYLOAD_LENGTH_SIZE = 4;
+/** Offset of the payload in those messages, and so what a message takes beyond its payload. */
+export const PAYLOAD_OFFSET = HEADER_LENGTH + PAYLOAD_LENGTH_SIZE;
 export const MESSAGE_TYPE_SIZE = 32;
 export const DIGEST_SIZE = 32;
 export const MESSAGE_ID_SIZE = 16;

@@ -3,11 +3,12 @@
  * acknowledged, and says what may go out when. It knows nothing of handshakes; what it hands out is
  * to be transmitted at once.
  */
-import { encodeStreamMessage, MESSAGE_OVERHEAD } from './codec.ts';
+import { encodeStreamMessage } from './codec.ts';
 import {
   CLOSE_TOO_BIG,
   MAX_PROBES,
   MAX_TOO_BIG_CLOSES,
+  PAYLOAD_OFFSET,
   PAYLOAD_TYPE,
   SMALL_PAYLOAD_BYTES,
   STREAM_FLAGS,
@@ -43,7 +44,7 @@ export class Sender {
   constructor(options: SenderOptions, ids: MessageIdSource) {
     this.#options = options;
     this.#ids = ids;
-    this.#frames = new FramePool(MESSAGE_OVERHEAD + options.maxPayloadBytes);
+    this.#frames = new FramePool(PAYLOAD_OFFSET + options.maxPayloadBytes);
     this.#window = new SendWindow((frame) => {
       this.#frames.give(frame);
     });
