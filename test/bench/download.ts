@@ -28,20 +28,14 @@ export async function downloads({ isQuick, profile, rounds }: SectionSettings): 
   const barePeer = await startService({ downloadBytes: roundBytes, isBare: true });
   const ours = { rate: [] as number[], cpu: [] as number[] };
   const bare = { rate: [] as number[], cpu: [] as number[], loops: [] as BareResult[] };
-  const loop = {
-    url: barePeer.url,
-    caFile: barePeer.env['AWS_CA_BUNDLE'] ?? '',
-    direction: 'receive',
-    bytes: roundBytes,
-    payloadBytes,
-  } as const;
+  const loop = { direction: 'receive', bytes: roundBytes, payloadBytes } as const;
   try {
     for (let round = 0; round < count; round += 1) {
       const nodeArgs = round === 0 ? profileArguments(profile) : [];
       const transfer = await download(peer, roundBytes, nodeArgs);
       ours.rate.push(transfer.bytesPerMs);
       ours.cpu.push(transfer.cpuMsPerMiB);
-      const yardstick = await bareLoop(loop);
+      const yardstick = await bareLoop(barePeer, loop);
       bare.rate.push(roundBytes / yardstick.ms);
       bare.loops.push(yardstick);
       bare.cpu.push(yardstick.cpuMs / (roundBytes / MiB));

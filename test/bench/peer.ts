@@ -92,8 +92,12 @@ class EventQueue {
   }
 }
 
-/** Runs a bare loop in a process of its own. */
-export function bareLoop(options: BareOptions): Promise<BareResult> {
+/** Runs a bare loop against the peer in a process of its own. */
+export function bareLoop(
+  { url, env }: Peer,
+  loop: Omit<BareOptions, 'url' | 'caFile'>,
+): Promise<BareResult> {
+  const options: BareOptions = { ...loop, url, caFile: env['AWS_CA_BUNDLE'] ?? '' };
   const child = fork(self, ['--bare', JSON.stringify(options)], {
     env: cleanEnvironment({}),
     execArgv: [],

@@ -1,3 +1,4 @@
+import { DEFAULT_MESSAGES_PER_SECOND } from '../../src/protocol/constants.ts';
 import type { BareResult } from './bare.ts';
 import { startEmulated, nodes } from './emulated.ts';
 import { officialUpload } from './official.ts';
@@ -33,13 +34,7 @@ export async function uploads({ isQuick, profile, rounds }: SectionSettings): Pr
   const bareCpu: number[] = [];
   const pacedBareCpu: number[] = [];
   const bareLoops: BareResult[] = [];
-  const loop = {
-    url: barePeer.url,
-    caFile: barePeer.env['AWS_CA_BUNDLE'] ?? '',
-    direction: 'send',
-    bytes: roundBytes,
-    payloadBytes,
-  } as const;
+  const loop = { direction: 'send', bytes: roundBytes, payloadBytes } as const;
   const official: number[] = [];
   let isReal = false;
   let long: Transfer;
@@ -52,9 +47,12 @@ export async function uploads({ isQuick, profile, rounds }: SectionSettings): Pr
       const ours = await upload(peer, roundBytes, nodeArgs);
       measured.rate.push(ours.bytesPerMs);
       measured.cpu.push(ours.cpuMsPerMiB);
-      const bare = await bareLoop(loop);
+      const bare = await bareLoop(barePeer, loop);
       bareLoops.push(bare);
-      const pacedBare = await bareLoop({ ...loop, messagesPerSecond: 950 });
+      const pacedBare = await bareLoop(barePeer, {
+        ...loop,
+        messagesPerSecond: DEFAULT_MESSAGES_PER_SECOND,
+      });
       pacedBareCpu.push(pacedBare.cpuMs / (roundBytes / MiB));
       bareCpu.push(bare.cpuMs / (roundBytes / MiB));
     }
